@@ -1,0 +1,1 @@
+"""Rules (pure), their durable delivery, and the evidence of each alert."""

@@ -1,0 +1,1 @@
+"""DF-Spot's own command line, on top of scan."""

@@ -1,0 +1,1 @@
+"""Scores, events and alerts in a database, written off the hot path."""

@@ -1,0 +1,1 @@
+"""Face detection and the ensemble, batched across streams on one thread per device."""

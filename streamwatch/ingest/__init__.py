@@ -1,0 +1,1 @@
+"""Sources of frames: one source is one run; one supervisor owns retry."""

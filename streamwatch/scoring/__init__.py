@@ -1,0 +1,1 @@
+"""From face scores to verdicts. Pure: time comes from the record."""
