@@ -13,15 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from streamwatch.configfile import environment, merge, read_yaml
 from streamwatch.domain import Severity
 from streamwatch.errors import ConfigError
 
-PREFIX = "STREAMWATCH_"
-# Read by the tools around the service; not fields of the configuration.
-RESERVED = frozenset({"DATA_DIR", "REQUIRE", "CONFIG", "TOKEN", "BLAZEFACE_PTH", "WEIGHTS_DIR"})
 SLUG = re.compile(r"^[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?$")
 
 
@@ -52,7 +49,8 @@ class StreamSettings(Settings):
     """One stream. What is not given is taken from `ingest` and `alerts`."""
 
     url: SecretStr
-    """rtsp://, rtsps://, http(s)://, rtmp://, file:, webcam:, lavfi:, whip: (a browser publishes) or whep+https://. Credentials in it are write-only."""
+    """rtsp://, rtsps://, http(s)://, rtmp://, file:, webcam:, lavfi:, whip: (a browser publishes) or whep+https://.
+    Credentials in it are write-only."""
     name: str = Field(default="", max_length=200)
     """What people read; the slug when empty."""
     enabled: bool = True
@@ -100,7 +98,8 @@ class IngestSettings(Settings):
     allow_schemes: tuple[str, ...] = ("rtsp", "rtsps")
     """Schemes that the API may add; the configuration file may use them all."""
     allow_hosts: tuple[str, ...] | None = None
-    """Hosts or networks (CIDR) that sources added by the API may reach, checked on the resolved address. None: any when bound to loopback, else none."""
+    """Hosts or networks (CIDR) that sources added by the API may reach, checked on the resolved address.
+    None: any when bound to loopback, else none."""
 
 
 class DeviceSettings(Settings):
@@ -170,7 +169,8 @@ class RuleSettings(Settings):
     resolve_after: Annotated[float, Field(ge=0)] = 2.0
     """Seconds that the release condition must hold."""
     cooldown: Annotated[float, Field(ge=0)] = 30.0
-    """Seconds after a resolution in which the same rule does not open again for the same stream and track; what happens then reopens it afterwards."""
+    """Seconds after a resolution in which the same rule does not open again for the same stream; a condition that still
+    holds afterwards opens it then."""
     drift: float = 0.0
     """cusum: subtracted from each clipped logit."""
     streams: tuple[str, ...] | None = None
@@ -309,24 +309,8 @@ def json_schema() -> dict[str, Any]:
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     """The settings of a file (None: defaults) under the environment's overrides. Raises ConfigError with all faults."""
     data = read_yaml(path) if path is not None else {}
-    merged = _merge(data, _environment(os.environ if environ is None else environ))
+    merged = merge(data, environment(os.environ if environ is None else environ))
     return parse(merged, source=str(path) if path is not None else "environment")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {_yaml_fault(error)}") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: must be a mapping of settings, not {type(loaded).__name__}")
-    return loaded
 
 
 def parse(data: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -348,72 +332,3 @@ def _faults(error: ValidationError) -> list[str]:
             message = "is required"
         lines.append(f"{path}: {message}" if path else message)
     return lines
-
-
-def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for key in sorted(environ):
-        name = key.removeprefix(PREFIX)
-        if name == key or name in RESERVED:
-            continue
-        value: Any = environ[key]
-        if name.endswith("_FILE"):
-            name = name.removesuffix("_FILE")
-            try:
-                value = Path(value).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{key}: the file cannot be read: {error}") from error
-        else:
-            value = _scalar(key, value)
-        target = overrides
-        *parents, last = [part.lower() for part in name.split("__")]
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"{key}: {parent} is set to a plain value by another variable")
-        target[last] = value
-    return overrides
-
-
-def _scalar(key: str, text: str) -> Any:
-    """Environment values are YAML, so that numbers, true and [a, b] read as in the file."""
-    try:
-        return yaml.safe_load(text) if text.strip() else text
-    except yaml.YAMLError:
-        return text
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        # Environment names cannot hold '-', so a slug is matched with '_' in its place.
-        if key not in merged:
-            key = next((k for k in merged if isinstance(k, str) and k.replace("-", "_") == key), key)
-            below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice: the first would be lost in silence."""
-
-
-def _unique_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return "is not valid YAML"

@@ -156,7 +156,8 @@ class TrackScore:
 @dataclass(frozen=True, slots=True)
 class StreamScore:
     """The window's verdict on a stream after one frame (or after time went by without any). `score` is that of the
-    worst confirmed track and None whenever the verdict is unknown. `coverage` is the accepted share of the expected frames."""
+    worst confirmed track and None whenever the verdict is unknown. `coverage` is the accepted share of the expected
+    frames."""
 
     stream: str
     seq: int
@@ -317,13 +318,13 @@ class Sink(Protocol):
     def offer(self, image: Image, captured_at: Instant, pts: float | None, clock: ClockSource) -> None: ...
     def dropped(self, reason: DropReason, count: int = 1) -> None: ...
     def packet(self, packet: Any, template: Any) -> None:
-        """A demuxed packet (an `av.Packet`) for the recorder's ring, and the stream that it belongs to; the ring may ignore it."""
+        """A demuxed packet (an `av.Packet`) for the recorder's ring, and its stream; the ring may ignore it."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """One run of one source: returns at the end, raises SourceError, holds no retry logic. Cancelling `run` stops it promptly;
-    a thread of its own is its own affair and always joined."""
+    """One run of one source: returns at the end, raises SourceError, holds no retry logic. Cancelling `run` stops it
+    promptly; a thread of its own is its own affair and always joined."""
 
     async def run(self, sink: Sink) -> None: ...
 
@@ -375,12 +376,13 @@ class ClipSource(Protocol):
     """The bounded rings of what was last seen of each stream."""
 
     async def cut(self, stream: str, start: float, end: float, path: Path) -> ClipInfo | None:
-        """Writes what the ring holds of wall times `start` to `end` (from the keyframe before `start`); None when it holds nothing.
-        Raises StorageError."""
+        """Writes what the ring holds of wall times `start` to `end` (from the keyframe before `start`); None when it
+        holds nothing. Raises StorageError."""
 
 
 class WhipGateway(Protocol):
-    """WebRTC ingest as the server sees it. Raises NotFound for an unknown stream or session, Conflict, ConfigError for a bad SDP."""
+    """WebRTC ingest as the server sees it. Raises NotFound for an unknown stream or session, Conflict, ConfigError
+    for a bad SDP."""
 
     async def publish(self, stream: str, offer: str) -> tuple[str, str]:
         """(session id, answer SDP)"""

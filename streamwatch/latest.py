@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,8 +15,8 @@ T = TypeVar("T")
 class Latest(Generic[T]):
     """Holds at most `capacity` items; the oldest gives way to the newest, and `on_replaced(count)` counts it.
 
-    `offer` and `close` may be called from any thread and never block. `get` belongs to one task of `loop`; cancelling it loses
-    nothing, since an item leaves only in the same step in which `get` returns it.
+    `offer` and `close` may be called from any thread and never block. `get` belongs to one task of `loop`; cancelling it
+    loses nothing, since an item leaves only in the same step in which `get` returns it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_replaced: Callable[[int], None], capacity: int = 1) -> None:
@@ -71,7 +72,5 @@ class Latest(Generic[T]):
         return len(self._items)
 
     def _wake(self) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._ready.set)
-        except RuntimeError:  # the loop has closed: nobody waits any more
-            pass

@@ -16,7 +16,7 @@ _BEARER = re.compile(r"(?P<kind>\b(?:Bearer|Basic|Digest)\s+)[A-Za-z0-9._~+/=-]{
 
 
 def redact(text: str) -> str:
-    """The text with the user information and secret-looking query values of all URLs, and bearer tokens, replaced by ***."""
+    """The text with *** for the user information and secret-looking query values of its URLs, and for bearer tokens."""
     text = _USERINFO.sub(r"\g<scheme>***@", text)
     text = _QUERY_SECRET.sub(r"\g<key>***", text)
     return _BEARER.sub(r"\g<kind>***", text)
