@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Latest(Generic[T]):
     """Holds at most `capacity` items; the oldest gives way to the newest, and `on_replaced(count)` counts it.
 
-    `offer` and `close` may be called from any thread and never block. `get` belongs to one task of `loop`; cancelling it
-    loses nothing, since an item leaves only in the same step in which `get` returns it.
+    `offer` and `close` may be called from any thread and never block. `get` belongs to one task of `loop`; cancelling
+    it loses nothing, since an item leaves only in the same step in which `get` returns it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_replaced: Callable[[int], None], capacity: int = 1) -> None:
