@@ -1,0 +1,350 @@
+"""The wire schema, version 1, of the websocket and of the API's records: pure functions, domain -> dict.
+
+The TypedDicts are the schema: schema.py publishes them as JSON Schema and AsyncAPI. Times are ISO 8601 in UTC with
+milliseconds; scores are rounded to four digits, boxes to a tenth of a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Literal, NotRequired
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from streamwatch.domain import (
+    Alert,
+    AlertEvent,
+    Instant,
+    StreamInfo,
+    StreamScore,
+    StreamState,
+    StreamStatus,
+    TrackScore,
+    Verdict,
+)
+
+VERSION: Literal[1] = 1
+_STRICT = ConfigDict(extra="forbid")
+
+Unit = float | None
+VerdictName = Literal["real", "suspect", "fake", "unknown"]
+StateName = Literal["connecting", "live", "stalled", "reconnecting", "paused", "ended", "failed", "stopped"]
+
+
+@with_config(_STRICT)
+class FaceRecord(TypedDict):
+    """One face track that is visible in the frame. `members`: what each member of the ensemble says, 0 to 1."""
+
+    track: int
+    box: list[float]
+    score: Unit
+    verdict: VerdictName
+    reason: str | None
+    quality: float
+    coverage: float
+    confirmed: bool
+    members: dict[str, float]
+
+
+@with_config(_STRICT)
+class ScoreMessage(TypedDict):
+    """The window's verdict after one analysed frame. `score` is null when the verdict is unknown: `reason` says why.
+    `age_ms`: from capture to the moment of publishing (in a snapshot: of sending)."""
+
+    v: Literal[1]
+    epoch: str
+    seq: int
+    type: Literal["score"]
+    stream: str
+    captured_at: str
+    age_ms: int
+    state: StateName
+    verdict: VerdictName
+    score: Unit
+    threshold: float
+    reason: str | None
+    coverage: float
+    frame: list[int] | None
+    worst: int | None
+    """the track that gave the score"""
+    faces: list[FaceRecord]
+    skipped: NotRequired[int]
+    """how many older messages of this kind this client did not get, because this one took their place"""
+
+
+@with_config(_STRICT)
+class InfoRecord(TypedDict):
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    transport: str
+    decoder: str
+
+
+@with_config(_STRICT)
+class StreamMessage(TypedDict):
+    """A stream's state. In any state but live and stalled, earlier scores of the stream no longer hold."""
+
+    v: Literal[1]
+    epoch: str
+    seq: int
+    type: Literal["stream"]
+    stream: str
+    name: str
+    at: str
+    state: StateName
+    reason: str | None
+    detail: str
+    attempt: int
+    retry_at: str | None
+    degraded: bool
+    info: InfoRecord | None
+    skipped: NotRequired[int]
+
+
+@with_config(_STRICT)
+class RemovedMessage(TypedDict):
+    """The stream is no more."""
+
+    v: Literal[1]
+    epoch: str
+    seq: int
+    type: Literal["removed"]
+    stream: str
+    at: str
+
+
+@with_config(_STRICT)
+class AlertRecord(TypedDict):
+    id: str
+    kind: str
+    rule: str
+    stream: str
+    severity: Literal["info", "warning", "critical"]
+    active: bool
+    opened_at: str
+    updated_at: str
+    resolved_at: str | None
+    value: Unit
+    peak: Unit
+    threshold: Unit
+    summary: str
+    track: int | None
+    review: Literal["none", "acknowledged", "confirmed", "false_alarm"]
+    review_note: str
+    reviewed_by: str
+    silenced: bool
+    labels: dict[str, str]
+
+
+@with_config(_STRICT)
+class AlertMessage(TypedDict):
+    """A change of one alert. Never replaced by a later one. `stream` is "" where it speaks of the service."""
+
+    v: Literal[1]
+    epoch: str
+    seq: int
+    type: Literal["alert"]
+    stream: str
+    phase: Literal["opened", "updated", "resolved"]
+    before: AlertRecord | None
+    after: AlertRecord
+
+
+@with_config(_STRICT)
+class SnapshotStream(TypedDict):
+    """Where one stream stands: `seq` is the last number given out."""
+
+    stream: str
+    seq: int
+    status: StreamMessage | None
+    score: ScoreMessage | None
+
+
+@with_config(_STRICT)
+class SnapshotMessage(TypedDict):
+    """Always the first message, and again when a subscription grows. Streams named in `resumed` are left out: what the
+    client missed of them follows."""
+
+    v: Literal[1]
+    epoch: str
+    type: Literal["snapshot"]
+    at: str
+    version: str
+    heartbeat_s: float
+    resumed: list[str]
+    streams: list[SnapshotStream]
+    alerts: list[AlertRecord]
+
+
+@with_config(_STRICT)
+class HeartbeatMessage(TypedDict):
+    """The service lives; `at` is its clock. Sent every `heartbeat_s`, and in answer to `ping`."""
+
+    v: Literal[1]
+    epoch: str
+    type: Literal["heartbeat"]
+    at: str
+
+
+@with_config(_STRICT)
+class ErrorMessage(TypedDict):
+    """What the client sent was not understood; the connection goes on."""
+
+    v: Literal[1]
+    epoch: str
+    type: Literal["error"]
+    code: str
+    message: str
+
+
+@with_config(_STRICT)
+class PictureHeader(TypedDict):
+    """Head of a binary message: 4 bytes, big-endian, give its length; it follows as JSON in UTF-8, then the image.
+    `thumbnail` is a JPEG of the analysed frame, `heat` an RGBA PNG to be stretched over `box`."""
+
+    v: Literal[1]
+    epoch: str
+    type: Literal["thumbnail", "heat"]
+    stream: str
+    captured_at: str
+    frame: list[int]
+    size: list[int]
+    box: list[float] | None
+    track: int | None
+
+
+ServerMessage = (
+    SnapshotMessage | ScoreMessage | StreamMessage | RemovedMessage | AlertMessage | HeartbeatMessage | ErrorMessage
+)
+
+
+def iso(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def ratio(value: float | None) -> float | None:
+    """Four digits; None for what is not a finite number, which JSON cannot say."""
+    return round(value, 4) if value is not None and math.isfinite(value) else None
+
+
+def score_message(epoch: str, seq: int, score: StreamScore, state: StreamState, now: Instant) -> ScoreMessage:
+    known = score.verdict is not Verdict.UNKNOWN
+    return {
+        "v": VERSION,
+        "epoch": epoch,
+        "seq": seq,
+        "type": "score",
+        "stream": score.stream,
+        "captured_at": iso(score.at.wall),
+        "age_ms": age_ms(score.at, now),
+        "state": state.value,
+        "verdict": score.verdict.value,
+        "score": ratio(score.score) if known else None,
+        "threshold": round(score.threshold, 4),
+        "reason": score.reason.value if score.reason else None,
+        "coverage": round(score.coverage, 4),
+        "frame": list(score.frame_size) if score.frame_size else None,
+        "worst": score.worst_track,
+        "faces": [face_record(track) for track in score.tracks if track.visible],
+    }
+
+
+def age_ms(at: Instant, now: Instant) -> int:
+    return max(0, round((now.mono - at.mono) * 1000))
+
+
+def face_record(track: TrackScore) -> FaceRecord:
+    return {
+        "track": track.track,
+        "box": [round(float(side), 1) for side in track.box],
+        "score": ratio(track.score),
+        "verdict": track.verdict.value,
+        "reason": track.reason.value if track.reason else None,
+        "quality": round(track.quality, 4),
+        "coverage": round(track.coverage, 4),
+        "confirmed": track.confirmed,
+        "members": {name: round(value, 4) for name, value in track.members.items()},
+    }
+
+
+def stream_message(epoch: str, seq: int, name: str, status: StreamStatus, info: StreamInfo | None) -> StreamMessage:
+    return {
+        "v": VERSION,
+        "epoch": epoch,
+        "seq": seq,
+        "type": "stream",
+        "stream": status.stream,
+        "name": name,
+        "at": iso(status.at.wall),
+        "state": status.state.value,
+        "reason": status.reason.value if status.reason else None,
+        "detail": status.detail,
+        "attempt": status.attempt,
+        "retry_at": iso(status.retry_at.wall) if status.retry_at else None,
+        "degraded": status.degraded,
+        "info": info_record(info) if info else None,
+    }
+
+
+def info_record(info: StreamInfo) -> InfoRecord:
+    return {
+        "codec": info.codec,
+        "width": info.width,
+        "height": info.height,
+        "fps": round(info.fps, 3) if info.fps else None,
+        "transport": info.transport,
+        "decoder": info.decoder,
+    }
+
+
+def removed_message(epoch: str, seq: int, stream: str, at: Instant) -> RemovedMessage:
+    return {"v": VERSION, "epoch": epoch, "seq": seq, "type": "removed", "stream": stream, "at": iso(at.wall)}
+
+
+def alert_record(alert: Alert) -> AlertRecord:
+    return {
+        "id": alert.id,
+        "kind": alert.kind.value,
+        "rule": alert.rule,
+        "stream": alert.stream,
+        "severity": alert.severity.value,
+        "active": alert.active,
+        "opened_at": iso(alert.opened_at.wall),
+        "updated_at": iso(alert.updated_at.wall),
+        "resolved_at": iso(alert.resolved_at.wall) if alert.resolved_at else None,
+        "value": ratio(alert.value),
+        "peak": ratio(alert.peak),
+        "threshold": ratio(alert.threshold),
+        "summary": alert.summary,
+        "track": alert.track,
+        "review": alert.review.value,
+        "review_note": alert.review_note,
+        "reviewed_by": alert.reviewed_by,
+        "silenced": alert.silenced,
+        "labels": dict(alert.labels),
+    }
+
+
+def alert_message(epoch: str, seq: int, event: AlertEvent) -> AlertMessage:
+    return {
+        "v": VERSION,
+        "epoch": epoch,
+        "seq": seq,
+        "type": "alert",
+        "stream": event.after.stream,
+        "phase": event.phase.value,
+        "before": alert_record(event.before) if event.before else None,
+        "after": alert_record(event.after),
+    }
+
+
+def heartbeat_message(epoch: str, now: Instant) -> HeartbeatMessage:
+    return {"v": VERSION, "epoch": epoch, "type": "heartbeat", "at": iso(now.wall)}
+
+
+def error_message(epoch: str, code: str, message: str) -> ErrorMessage:
+    return {"v": VERSION, "epoch": epoch, "type": "error", "code": code, "message": message}
