@@ -1,0 +1,245 @@
+"""Figures of the detector: average precision, recall by face size in 720p, behaviour on clips, time per frame."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from streamwatch.domain import FindOptions, Floats, Image
+from streamwatch.inference.blazeface import iou, load_blazeface
+from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings
+from streamwatch.inference.tiles import TILINGS
+from streamwatch.training.detector_faces import LabelledFace, load_faces, make_backgrounds
+
+log = logging.getLogger(__name__)
+EVERY_FACE = FindOptions(max_faces=64, min_size=0.0)
+LOWEST_SCORE = 0.05
+FRAME_SIZE = (1280, 720)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """One picture and the boxes (N, 4) of all its faces."""
+
+    image: Image
+    boxes: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFigures:
+    """One clip, or the part of it that one label speaks of. Rates are per sampled frame; `jitter` is the median change
+    of the box's height between consecutive frames, as a share of the height."""
+
+    clip: str
+    frames: int
+    coverage: float
+    second_faces: float
+    jitter: float
+
+
+def average_precision(found: Sequence[Sequence[Detection]], truths: Sequence[Floats], overlap: float = 0.5) -> float:
+    """Area under the precision-recall curve over all pictures (every point, precision made monotone), at one IoU."""
+    ranked = sorted(
+        ((face.score, index, face) for index, faces in enumerate(found) for face in faces), key=lambda row: -row[0]
+    )
+    taken = [np.zeros(len(boxes), bool) for boxes in truths]
+    hits = []
+    for _, index, face in ranked:
+        best = _best_match(face, truths[index], ~taken[index], overlap)
+        if best is not None:
+            taken[index][best] = True
+        hits.append(best is not None)
+    total = sum(len(boxes) for boxes in truths)
+    if not hits or not total:
+        return 0.0
+    right = np.cumsum(hits)
+    precision = np.maximum.accumulate((right / np.arange(1, len(hits) + 1))[::-1])[::-1]
+    return float(np.sum(np.diff(right / total, prepend=0.0) * precision))
+
+
+def recall_and_false(
+    found: Sequence[Sequence[Detection]], truths: Sequence[Floats], threshold: float, overlap: float = 0.5
+) -> tuple[float, float]:
+    """Share of the true faces found at a score threshold, and false faces per picture."""
+    right = wrong = 0
+    for faces, boxes in zip(found, truths, strict=True):
+        free = np.ones(len(boxes), bool)
+        for face in faces:
+            if face.score < threshold:
+                continue
+            best = _best_match(face, boxes, free, overlap)
+            if best is None:
+                wrong += 1
+            else:
+                free[best] = False
+                right += 1
+    return right / max(1, sum(len(boxes) for boxes in truths)), wrong / max(1, len(truths))
+
+
+def _best_match(face: Detection, boxes: Floats, free: np.ndarray, overlap: float) -> int | None:
+    if not len(boxes):
+        return None
+    overlaps = np.where(free, iou(np.array(face.box, np.float32), boxes), 0.0)
+    best = int(overlaps.argmax())
+    return best if overlaps[best] >= overlap else None
+
+
+def composite_frames(faces: Sequence[LabelledFace], size: float, count: int, seed: int = 0) -> Iterator[Truth]:
+    """720p frames with ten faces of one size (+-10 %) each, pasted at random places on face-free backgrounds."""
+    rng = np.random.default_rng([seed, int(size)])
+    backgrounds = make_backgrounds(list(faces), rng, 60, side=360)
+    for _ in range(count):
+        frame = _background_frame(backgrounds, rng)
+        boxes: list[Floats] = []
+        for _ in range(10):
+            face = faces[int(rng.integers(len(faces)))]
+            scale = size * rng.uniform(0.9, 1.1) / face.size
+            picture = np.asarray(
+                cv2.resize(face.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
+            )[: FRAME_SIZE[1], : FRAME_SIZE[0]]
+            height, width = picture.shape[:2]
+            x, y = int(rng.integers(FRAME_SIZE[0] - width + 1)), int(rng.integers(FRAME_SIZE[1] - height + 1))
+            if all(x > b[2] or x + width < b[0] or y > b[3] or y + height < b[1] for b in boxes):
+                frame[y : y + height, x : x + width] = picture
+                boxes.append((face.box * scale + np.array([x, y, x, y])).astype(np.float32))
+        yield Truth(_stream_look(frame, rng), np.array(boxes, np.float32).reshape(-1, 4))
+
+
+def _background_frame(backgrounds: Sequence[Image], rng: np.random.Generator) -> Image:
+    rows = [[backgrounds[int(rng.integers(len(backgrounds)))] for _ in range(4)] for _ in range(2)]
+    grid = np.concatenate([np.concatenate(row, 1) for row in rows])
+    return np.ascontiguousarray(grid[: FRAME_SIZE[1], : FRAME_SIZE[0]])
+
+
+def _stream_look(frame: Image, rng: np.random.Generator) -> Image:
+    quality = int(rng.integers(35, 90))
+    coded = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR_BGR), np.uint8)
+
+
+def still_precision(finder: FaceFinder, faces: Sequence[LabelledFace]) -> float:
+    """Average precision at IoU 0.5 on the labelled pictures as they are, one face each."""
+    found = [finder.find([face.image], [EVERY_FACE])[0] for face in faces]
+    return average_precision(found, [face.box[None] for face in faces])
+
+
+def clip_figures(finder: FaceFinder, path: Path, region: tuple[int, int, int, int] | None, rate: float) -> ClipFigures:
+    """Coverage and second faces at `rate` frames a second, and the jitter of the largest face over pairs of frames."""
+    capture = cv2.VideoCapture(str(path))
+    step = max(2, round((capture.get(cv2.CAP_PROP_FPS) or 25.0) / rate))
+    counts, changes = [], []
+    previous: Detection | None = None
+    index = 0
+    try:
+        while True:
+            ok, frame = capture.read()
+            if not ok:
+                break
+            phase = index % step
+            index += 1
+            if phase > 1:
+                continue
+            rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+            if region is not None:
+                rgb = np.ascontiguousarray(rgb[region[1] : region[3], region[0] : region[2]])
+            faces = finder.find([rgb])[0]
+            largest = max(faces, key=lambda face: face.box.height, default=None)
+            if phase == 0:
+                counts.append(len(faces))
+            elif (
+                largest
+                and previous
+                and iou(np.array(largest.box, np.float32), np.array([previous.box], np.float32))[0] > 0.4
+            ):
+                changes.append(abs(largest.box.height - previous.box.height) / previous.box.height)
+            previous = largest
+    finally:
+        capture.release()
+    tally = np.array(counts or [0])
+    jitter = float(np.median(changes)) if changes else float("nan")
+    return ClipFigures(path.stem, len(counts), float((tally > 0).mean()), float((tally > 1).mean()), jitter)
+
+
+def all_clips(finder: FaceFinder, data_dir: Path, rate: float) -> list[ClipFigures]:
+    with (data_dir / "clips" / "clips.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    figures = []
+    for row in rows:
+        text = row["crop_x0y0x1y1"].split()
+        region = (int(text[0]), int(text[1]), int(text[2]), int(text[3])) if text else None
+        figures.append(clip_figures(finder, data_dir / "clips" / row["clip"], region, rate))
+    return figures
+
+
+def milliseconds_per_frame(finder: FaceFinder, frames: Sequence[Image], repeats: int = 20) -> float:
+    """Median time of one 720p frame alone through `find`."""
+    times = []
+    for index in range(repeats + 3):
+        started = time.perf_counter()
+        finder.find([frames[index % len(frames)]])
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times[3:]))
+
+
+def evaluate(
+    weights: Path, data_dir: Path, threshold: float, tiles: str, stills: int | None = None
+) -> dict[str, object]:
+    """The detector's figures on the `val` faces, as they stand in its card."""
+    model = load_blazeface(weights)
+    faces = load_faces(data_dir, "val", stills)
+    open_settings = FinderSettings(TILINGS[tiles], LOWEST_SCORE)
+    finder = FaceFinder(model, settings=open_settings)
+    results: dict[str, object] = {"tiles": tiles, "threshold": threshold, "stills_ap50": still_precision(finder, faces)}
+    frames: list[Image] = []
+    for size in (24, 32, 48, 64, 96, 160, 280):
+        truths = list(composite_frames(faces, size, 40))
+        found = [finder.find([truth.image], [EVERY_FACE])[0] for truth in truths]
+        boxes = [truth.boxes for truth in truths]
+        recall, false = recall_and_false(found, boxes, threshold)
+        precision = average_precision(found, boxes)
+        results[f"composite_{size}px"] = {"ap50": precision, "recall": recall, "false_per_frame": false}
+        frames += [truth.image for truth in truths[:2]]
+    working = FaceFinder(model, settings=replace(open_settings, score_threshold=threshold))
+    results["ms_per_720p_frame"] = milliseconds_per_frame(working, frames)
+    results["torch_threads"] = torch.get_num_threads()
+    return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with faces/labels.npz and the pictures")
+    parser.add_argument("--weights", type=Path, required=True, help="BlazeFace, safetensors or the original .pth")
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--tiles", choices=sorted(TILINGS), default="default")
+    parser.add_argument("--stills", type=int, help="an even sample of the val faces; all where not given")
+    parser.add_argument(
+        "--clips", type=float, metavar="FPS", help="also go through the clips, at so many frames a second"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    results = evaluate(args.weights, args.data_dir, args.threshold, args.tiles, args.stills)
+    if args.clips:
+        settings = FinderSettings(TILINGS[args.tiles], args.threshold)
+        clips = all_clips(FaceFinder(load_blazeface(args.weights), settings=settings), args.data_dir, args.clips)
+        results["clips"] = [asdict(clip) for clip in clips]
+    print(json.dumps(results, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    add_arguments(arguments)
+    raise SystemExit(run(arguments.parse_args()))
