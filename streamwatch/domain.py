@@ -151,6 +151,8 @@ class TrackScore:
     """member name -> window score, 0 to 1"""
     visible: bool = True
     """seen in the newest frame"""
+    logit: float | None = None
+    """of the newest frame alone; None where this track was not scored in it"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,63 @@
+"""From a window's score to a verdict, with hysteresis and with the reasons to give none. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamwatch.config import ScoringSettings
+from streamwatch.domain import UnknownReason, Verdict, sigmoid
+from streamwatch.scoring.window import WindowScore
+
+_ORDER = {Verdict.UNKNOWN: 0, Verdict.REAL: 1, Verdict.SUSPECT: 2, Verdict.FAKE: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Where a score becomes SUSPECT and FAKE, 0 to 1. Down again only `hysteresis` below."""
+
+    fake: float
+    suspect: float
+    hysteresis: float
+
+    @classmethod
+    def of(cls, threshold: float, settings: ScoringSettings) -> Levels:
+        return cls(threshold, max(0.0, threshold - settings.suspect_margin), settings.hysteresis)
+
+    def verdict(self, score: float, before: Verdict) -> Verdict:
+        """A verdict holds until the score has fallen by the hysteresis below the level that gave it."""
+        held = _ORDER[before]
+        if score >= self.fake - (self.hysteresis if held >= _ORDER[Verdict.FAKE] else 0.0):
+            return Verdict.FAKE
+        if score >= self.suspect - (self.hysteresis if held >= _ORDER[Verdict.SUSPECT] else 0.0):
+            return Verdict.SUSPECT
+        return Verdict.REAL
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a track's window holds."""
+
+    accepted: int
+    gated: int
+    coverage: float
+
+
+def unknown_reason(counts: Counts, settings: ScoringSettings) -> UnknownReason | None:
+    """Why the window is too thin for a verdict, or None where it is not."""
+    mostly_gated = counts.gated > counts.accepted
+    if counts.accepted < settings.min_frames:
+        return UnknownReason.LOW_QUALITY if mostly_gated else UnknownReason.WARMING_UP
+    if counts.coverage < settings.min_coverage:
+        return UnknownReason.LOW_QUALITY if counts.gated else UnknownReason.STALE
+    return None
+
+
+def disagree(window: WindowScore, threshold: float, limit: float | None) -> bool:
+    """True where the members' window logits lie further apart than `limit` (the 99th percentile on validation reals;
+    None:
+    never) *and* on both sides of the threshold: members that all say fake agree, however strongly each of them says
+    so."""
+    if limit is None or window.spread <= limit:
+        return False
+    sides = {sigmoid(logit) >= threshold for logit in window.members.values()}
+    return len(sides) == 2
