@@ -49,18 +49,15 @@ class Clip:
 
 
 def read_clip(path: Path) -> Clip:
-    """The first video stream of a file, held in memory. Raises av.error.FFmpegError, ValueError for a codec without an RTP payload."""
+    """The first video stream of a file. Raises FFmpegError, and ValueError for a codec without an RTP payload."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         codec = stream.codec_context.codec.canonical_name
         if codec not in _CODECS:
             raise ValueError(f"{path}: {codec} cannot be served by RTSP (only {', '.join(_CODECS)})")
         extradata = stream.codec_context.extradata or b""
-        bsf = (
-            av.BitStreamFilterContext(_CODECS[codec][1], stream)
-            if _CODECS[codec][1] and extradata[:1] == b"\x01"
-            else None
-        )
+        filter_name = _CODECS[codec][1]
+        bsf = av.BitStreamFilterContext(filter_name, stream) if filter_name and extradata[:1] == b"\x01" else None
         step = float(1 / (stream.average_rate or Fraction(25)))
         packets = [q for p in container.demux(stream) if p.size for q in (bsf.filter(p) if bsf else [p])]
         units = []
@@ -103,7 +100,7 @@ class Packetizer:
             self._stream = self._output.add_stream_from_template(template)
             name = _CODECS[codec][1]
             if name and (template.codec_context.extradata or b"")[:1] == b"\x01":
-                # Copies the filter's output parameters: left alone, the muxer would take the units for length-prefixed ones.
+                # Copies the filter's output parameters, or the muxer would take the units for length-prefixed ones.
                 av.BitStreamFilterContext(name, template, self._stream)
             self._output.start_encoding()
 

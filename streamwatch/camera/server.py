@@ -39,7 +39,9 @@ class _Request:
 
 
 class Camera:
-    """Serves `clips` (one codec; sizes may differ) as `rtsp://host:port/path`. `port` 0 takes a free one, which a restart keeps.
+    """Serves `clips` (one codec; sizes may differ) as `rtsp://host:port/path`.
+
+    `port` 0 takes a free one, which a restart keeps.
 
     May be changed while it runs: `path`, `credentials`, `faults`, `silent` (accepts and answers nothing), `transports`,
     `clock_offset` (seconds by which its wall clock is wrong), `reports` (whether it sends RTCP).
@@ -231,7 +233,7 @@ class Camera:
             return _response(cseq, "461 Unsupported Transport")
         session.rtp, session.rtcp = int(ports[1]), int(ports[2])
         session.udp = self._udp if kind == "udp" else None
-        chosen = transport.split(",")[0]
+        chosen = transport.split(",", maxsplit=1)[0]
         if kind == "udp":
             mine = [endpoint.get_extra_info("sockname")[1] for endpoint in self._udp]
             chosen += f";server_port={mine[0]}-{mine[1]}"

@@ -1,0 +1,103 @@
+"""Which pictures are analysed, and how little must be decoded to get at them. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import pairwise
+from typing import Literal
+
+Skip = Literal["DEFAULT", "NONREF", "NONKEY"]
+
+
+class Sampler:
+    """Takes pictures on a regular grid of `fps` a second, which may be set from another thread.
+
+    Times are seconds that normally rise; a jump starts a new grid.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self.fps = fps
+        self.due: float | None = None
+        self._last: float | None = None
+
+    def take(self, t: float) -> bool:
+        period = 1.0 / self.fps
+        step = t - self._last if self._last is not None else 0.0
+        jumped = self.due is not None and (step < 0 or t > self.due + max(1.0, 2 * period) or self.due > t + 2 * period)
+        self._last = t
+        if self.due is None or jumped:
+            self.due = t + period
+            return True
+        # The picture nearest to the grid point: half the picture interval early is as good as half late.
+        if t < self.due - min(step, period) / 2:
+            return False
+        self.due += period * max(1, int((t - self.due) / period) + 1) if t >= self.due else period
+        return True
+
+
+class SkipPolicy:
+    """Chooses the decoder's `skip_frame` before each packet, from what the stream has shown so far.
+
+    - NONKEY where the key pictures alone reach the rate, and from the last sample of a group of pictures to the next
+      key picture, since nothing between is needed. Only where groups are regular (three within 20 %), and left at a
+      key picture only: a decoder that skipped references cannot go on in the middle of a group.
+    - NONREF where disposable pictures were seen and the others are at least twice the rate.
+    """
+
+    def __init__(self) -> None:
+        self._keys: deque[float] = deque(maxlen=4)
+        self._span: float | None = None
+        self._seen = self._disposable = 0
+        self._fps: float | None = None
+        self.mode: Skip = "DEFAULT"
+
+    @property
+    def keyframe_interval(self) -> float | None:
+        """Seconds between key pictures where it is regular."""
+        return self._span
+
+    def before(self, t: float | None, key: bool, sampler: Sampler) -> Skip:
+        """The mode for the packet at `t`."""
+        if t is None:
+            self.mode = "DEFAULT" if key else self.mode
+            return self.mode
+        if key:
+            self._key(t)
+            self.mode = self._whole_group(sampler)
+        elif self.mode != "NONKEY" and self._rest_is_idle(sampler):
+            self.mode = "NONKEY"
+        return self.mode
+
+    def decoded(self, bidirectional: bool) -> None:
+        """One picture came out of the decoder; only where none were skipped do they say what the stream is made of."""
+        if self.mode == "DEFAULT":
+            self._seen += 1
+            self._disposable += bidirectional
+
+    def rate(self, fps: float | None) -> None:
+        """The stream's own pictures a second."""
+        self._fps = fps
+
+    def _key(self, t: float) -> None:
+        self._keys.append(t)
+        if len(self._keys) < 4:
+            return
+        keys = list(self._keys)
+        gaps = [b - a for a, b in pairwise(keys)]
+        regular = min(gaps) > 0 and max(gaps) <= 1.2 * min(gaps)
+        self._span = sum(gaps) / len(gaps) if regular else None
+
+    def _whole_group(self, sampler: Sampler) -> Skip:
+        if self._span is not None and sampler.fps * self._span <= 1.05:
+            return "NONKEY"
+        enough = self._seen >= 50 and self._fps is not None
+        references = (self._fps or 0.0) * (1 - self._disposable / max(1, self._seen))
+        if enough and self._disposable and references >= 2 * sampler.fps:
+            return "NONREF"
+        return "DEFAULT"
+
+    def _rest_is_idle(self, sampler: Sampler) -> bool:
+        """No sample is due before the next key picture."""
+        if self._span is None or sampler.due is None:
+            return False
+        return sampler.due >= self._keys[-1] + self._span - 0.02
