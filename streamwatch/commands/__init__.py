@@ -1,0 +1,1 @@
+"""One file for each command that no room has of its own: arguments in, exit code out."""
