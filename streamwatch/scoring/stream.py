@@ -21,7 +21,7 @@ from streamwatch.domain import (
 from streamwatch.scoring.quality import measure
 from streamwatch.scoring.tracks import FaceTracker, appearance, scene_signature
 from streamwatch.scoring.verdicts import Counts, Levels, disagree, unknown_reason
-from streamwatch.scoring.window import Rate, Sample, TrackWindow, later, trimmed_mean
+from streamwatch.scoring.window import Rate, Sample, TrackWindow, trimmed_mean
 
 EXPECTED_FRAMES = 10
 """At low rates the window grows until it should hold so many frames."""
@@ -129,7 +129,8 @@ class StreamScoring:
         return score
 
     def _advance(self, at: Instant) -> Instant:
-        self._now = later(at, self._now)
+        # Time never goes back, whatever a record says; an Instant sorts by its monotonic clock.
+        self._now = at if self._now is None else max(at, self._now)
         return self._now
 
     def _forget(self, tracks: Sequence[int]) -> None:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streamwatch.domain import Instant
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -114,8 +112,3 @@ class TrackWindow:
         sampler's phase is free."""
         expected = rate.expected(max(self.started, now - length), now)
         return min(1.0, len(self.samples) / max(1.0, expected))
-
-
-def later(a: Instant, b: Instant | None) -> Instant:
-    """The later of the two by the monotonic clock: time never goes back, whatever a record says."""
-    return a if b is None or a.mono >= b.mono else b

@@ -1,0 +1,300 @@
+"""What a rule looks at: each condition turns records into a `Reading`; when an alert opens and resolves is
+`lifecycle`'s.
+
+Pure: time comes from the records. State is kept for each face track, so that two people never add up to one alarm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from streamwatch.config import RuleSettings
+from streamwatch.domain import (
+    Instant,
+    StreamScore,
+    StreamState,
+    StreamStatus,
+    TrackScore,
+    UnknownReason,
+    Verdict,
+)
+
+CUSUM_THRESHOLD = 45.0
+"""Default of `threshold` for the cusum rule: 3 s of the strongest evidence."""
+CUSUM_CLIP = 3.0
+CUSUM_UNIT = 0.2
+"""Seconds: the state rises by (logit - drift) in so long, at whatever sampling rate."""
+CUSUM_MAX_STEP = 1.0
+CUSUM_CAP = 1.5
+MIN_EVIDENCE = 5
+"""No alert of a face from fewer scored frames. (The window has its own floor, scoring.min_frames.)"""
+SILENT_AFTER = 5.0
+"""Seconds without a record after which a condition says that it does not know."""
+CANARY_PERIOD = 120.0
+"""Default of `for` for the canary."""
+
+
+class Mood(StrEnum):
+    FIRING = "firing"
+    HIGH = "high"
+    """not firing, but not below the release either"""
+    CLEAR = "clear"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a condition says now. `step` is by how much the value must worsen to be worth an update; None: never."""
+
+    mood: Mood
+    value: float
+    threshold: float
+    summary: str = ""
+    tracks: tuple[int, ...] = ()
+    step: float | None = None
+
+
+class Condition(Protocol):
+    """None means: this record says nothing to this rule."""
+
+    def score(self, score: StreamScore) -> Reading | None: ...
+    def status(self, status: StreamStatus) -> Reading | None: ...
+    def tick(self, now: Instant) -> Reading | None: ...
+
+
+class Base:
+    """Says nothing to anything; a condition overrides what concerns it."""
+
+    def __init__(self, rule: RuleSettings) -> None:
+        self.rule = rule
+
+    def score(self, score: StreamScore) -> Reading | None:
+        return None
+
+    def status(self, status: StreamStatus) -> Reading | None:
+        return None
+
+    def tick(self, now: Instant) -> Reading | None:
+        return None
+
+
+class FaceCondition(Base):
+    """Common to the rules on faces: the worst track decides, and silence means unknown."""
+
+    def __init__(self, rule: RuleSettings) -> None:
+        super().__init__(rule)
+        self._last: tuple[float, Reading] | None = None
+
+    def tick(self, now: Instant) -> Reading | None:
+        if self._last is None:  # an alert of an earlier run may wait for a stream that never comes
+            return Reading(Mood.UNKNOWN, 0.0, 0.0)
+        if now.mono - self._last[0] < SILENT_AFTER:
+            return None
+        return Reading(Mood.UNKNOWN, self._last[1].value, self._last[1].threshold)
+
+    def _said(self, at: Instant, reading: Reading) -> Reading:
+        self._last = (at.mono, reading)
+        return reading
+
+
+class WindowCondition(FaceCondition):
+    """A confirmed track's window score is at or above the threshold, for `for` seconds."""
+
+    def __init__(self, rule: RuleSettings, hysteresis: float) -> None:
+        super().__init__(rule)
+        self._hysteresis = hysteresis
+        self._since: dict[int, float] = {}
+
+    def score(self, score: StreamScore) -> Reading:
+        threshold = score.threshold if self.rule.threshold is None else self.rule.threshold
+        release = threshold - self._hysteresis if self.rule.release is None else self.rule.release
+        confirmed = [t for t in score.tracks if t.confirmed]
+        known = [(t, t.score) for t in confirmed if t.score is not None]
+        above = {t.track for t, value in known if value >= threshold}
+        # A track that is unknown for a moment neither advances nor loses its place; one below the threshold, or gone,
+        # does.
+        unknown = {t.track for t in confirmed if t.score is None}
+        self._since = {k: v for k, v in self._since.items() if k in above or k in unknown}
+        for track in above:
+            self._since.setdefault(track, score.at.mono)
+        firing = tuple(sorted(t for t in above if score.at.mono - self._since[t] >= self.rule.for_))
+        if not known:
+            return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
+        worst, value = max(known, key=lambda pair: pair[1])
+        if firing:
+            mood = Mood.FIRING
+        elif value >= release:
+            mood = Mood.HIGH
+        else:
+            mood = Mood.UNKNOWN if unknown else Mood.CLEAR
+        summary = f"Face {worst.track} on {score.stream}: score {value:.2f}, threshold {threshold:.2f}"
+        return self._said(score.at, Reading(mood, value, threshold, summary, firing, 0.05))
+
+
+@dataclass(slots=True)
+class _Sum:
+    value: float = 0.0
+    at: float | None = None
+    frames: int = 0
+
+
+class CusumCondition(FaceCondition):
+    """Page's cumulative sum in time: each track's clipped logit less the drift, times the seconds since its last
+    frame in units of
+    0.2 s; never below 0, capped at 1.5 thresholds so that it can fall again, and forgotten at a scene cut or with its
+    track."""
+
+    def __init__(self, rule: RuleSettings) -> None:
+        super().__init__(rule)
+        self._sums: dict[int, _Sum] = {}
+
+    def score(self, score: StreamScore) -> Reading:
+        threshold = CUSUM_THRESHOLD if self.rule.threshold is None else self.rule.threshold
+        release = threshold / 2 if self.rule.release is None else self.rule.release
+        confirmed = {t.track: t for t in score.tracks if t.confirmed}
+        kept = {} if score.scene_cut else self._sums
+        self._sums = {k: kept.get(k) or _Sum() for k in confirmed}
+        for track in confirmed.values():
+            self._accumulate(track, score.at.mono, threshold)
+        ready = {k: s.value for k, s in self._sums.items() if s.frames >= MIN_EVIDENCE}
+        if not ready:
+            return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
+        worst = max(ready, key=lambda k: ready[k])
+        firing = tuple(sorted(k for k, value in ready.items() if value >= threshold))
+        mood = Mood.FIRING if firing else Mood.HIGH if ready[worst] >= release else Mood.CLEAR
+        summary = f"Face {worst} on {score.stream}: accumulated evidence {ready[worst]:.0f}, threshold {threshold:.0f}"
+        return self._said(score.at, Reading(mood, ready[worst], threshold, summary, firing, threshold / 10))
+
+    def _accumulate(self, track: TrackScore, at: float, threshold: float) -> None:
+        if track.logit is None:
+            return
+        state = self._sums[track.track]
+        elapsed = 0.0 if state.at is None else min(max(0.0, at - state.at), CUSUM_MAX_STEP)
+        evidence = max(-CUSUM_CLIP, min(CUSUM_CLIP, track.logit)) - self.rule.drift
+        state.value = min(CUSUM_CAP * threshold, max(0.0, state.value + evidence * elapsed / CUSUM_UNIT))
+        state.at, state.frames = at, state.frames + 1
+
+
+class Held(Base):
+    """A condition that holds since a moment, and fires once it has held for `for` seconds. `what` ends the summary."""
+
+    what = "{seconds:.0f} s"
+
+    def __init__(self, rule: RuleSettings, stream: str) -> None:
+        super().__init__(rule)
+        self._stream = stream
+        self._since: float | None = None
+        self._detail = ""
+        self._told = False
+
+    def _hold(self, at: Instant, holds: bool) -> Reading:
+        self._told = True
+        if not holds:
+            self._since = None
+            return Reading(Mood.CLEAR, 0.0, self.rule.for_)
+        if self._since is None:
+            self._since = at.mono
+        return self._reading(at)
+
+    def tick(self, now: Instant) -> Reading:
+        if self._since is not None:
+            return self._reading(now)
+        return Reading(Mood.CLEAR if self._told else Mood.UNKNOWN, 0.0, self.rule.for_)
+
+    def _reading(self, at: Instant) -> Reading:
+        assert self._since is not None
+        seconds = max(0.0, at.mono - self._since)
+        mood = Mood.FIRING if seconds >= self.rule.for_ else Mood.HIGH
+        return Reading(mood, seconds, self.rule.for_, self.what.format(stream=self._stream, detail=self._detail))
+
+
+class StreamDown(Held):
+    """The stream is wanted but not live; `for` is the hold-off. A first connection that fails counts too."""
+
+    what = "{stream} is down: {detail}"
+    DOWN = frozenset({StreamState.CONNECTING, StreamState.STALLED, StreamState.RECONNECTING, StreamState.FAILED})
+
+    def status(self, status: StreamStatus) -> Reading:
+        self._detail = status.detail or (status.reason.value if status.reason else status.state.value)
+        return self._hold(status.at, status.state in self.DOWN)
+
+
+class StreamStale(Held):
+    """The stream is live and yet nothing of it is scored. While it is down, `stream_down` speaks alone."""
+
+    what = "{stream} is live but not scored"
+
+    def __init__(self, rule: RuleSettings, stream: str) -> None:
+        super().__init__(rule, stream)
+        self._live = True
+
+    def status(self, status: StreamStatus) -> Reading | None:
+        self._live = status.state is StreamState.LIVE
+        return None if self._live else self._hold(status.at, False)
+
+    def score(self, score: StreamScore) -> Reading:
+        return self._hold(score.at, self._live and score.reason is UnknownReason.STALE)
+
+
+class NoFace(Held):
+    what = "{stream} shows no face"
+
+    def score(self, score: StreamScore) -> Reading | None:
+        if score.reason is UnknownReason.STALE:
+            return None
+        return self._hold(score.at, score.reason is UnknownReason.NO_FACE)
+
+    def status(self, status: StreamStatus) -> Reading | None:
+        return None if status.state is StreamState.LIVE else self._hold(status.at, False)
+
+
+class Canary(Base):
+    """The canary stream shows real and fake by turns, so within `for` seconds both verdicts must have been given.
+    When one of them
+    stops coming, the detector itself has failed, whatever the reason."""
+
+    def __init__(self, rule: RuleSettings, stream: str) -> None:
+        super().__init__(rule)
+        self._stream = stream
+        self._period = rule.for_ or CANARY_PERIOD
+        self._seen: dict[str, float] = {}
+
+    def score(self, score: StreamScore) -> Reading:
+        if score.verdict is Verdict.FAKE:
+            self._seen["fake"] = score.at.mono
+        elif score.verdict is not Verdict.UNKNOWN:
+            self._seen["real"] = score.at.mono
+        return self._reading(score.at)
+
+    def tick(self, now: Instant) -> Reading:
+        return self._reading(now)
+
+    def _reading(self, at: Instant) -> Reading:
+        ages = {name: at.mono - self._seen.setdefault(name, at.mono) for name in ("fake", "real")}
+        missing = max(ages, key=lambda name: ages[name])
+        mood = Mood.FIRING if ages[missing] > self._period else Mood.CLEAR
+        summary = (
+            f"The canary {self._stream} was not judged {missing} for {ages[missing]:.0f} s: the detector is failing"
+        )
+        return Reading(mood, ages[missing], self._period, summary)
+
+
+def for_stream(rule: RuleSettings, stream: str, hysteresis: float) -> Condition:
+    """The condition of a rule on one stream. (`detector_drift` speaks of all streams: `drift.py`.)"""
+    match rule.kind:
+        case "window":
+            return WindowCondition(rule, hysteresis)
+        case "cusum":
+            return CusumCondition(rule)
+        case "stream_down":
+            return StreamDown(rule, stream)
+        case "stream_stale":
+            return StreamStale(rule, stream)
+        case "no_face_for":
+            return NoFace(rule, stream)
+        case "canary":
+            return Canary(rule, stream)
+        case "detector_drift":
+            raise ValueError("detector_drift is not a rule of one stream")
