@@ -97,7 +97,7 @@ class Packetizer:
         with av.open(str(path)) as container:
             template = container.streams.video[0]
             self._output: Any = av.open(self, "w", format="rtp", options=options)
-            self._stream = self._output.add_stream_from_template(template)
+            self._stream = self._output.add_stream_from_template(template, opaque=True)
             name = _CODECS[codec][1]
             if name and (template.codec_context.extradata or b"")[:1] == b"\x01":
                 # Copies the filter's output parameters, or the muxer would take the units for length-prefixed ones.

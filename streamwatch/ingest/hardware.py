@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
@@ -15,20 +15,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def accelerator(stream: VideoStream, wanted: str) -> tuple[VideoCodecContext | None, str]:
-    """(a decoder on the device, its name), or (None, "cpu") for the stream's own decoder.
+def accelerator(stream: VideoStream, wanted: str) -> tuple[VideoCodecContext, str]:
+    """(the decoder to use, its name): the asked-for device's, else the stream's own and "cpu".
 
-    Where an asked-for device is not to be had, one log line says so.
+    `auto` is the processor: decoding few pictures a second there costs less than moving them. Where an asked-for
+    device is not to be had, one log line says so.
     """
+    own = stream.codec_context
     if wanted in ("cpu", "auto"):
-        return None, "cpu"
+        return own, "cpu"
     try:
         if wanted not in hwdevices_available():
-            raise NotImplementedError(f"this build of FFmpeg knows only {', '.join(hwdevices_available()) or 'none'}")
+            raise ValueError(f"this build of FFmpeg knows {', '.join(hwdevices_available()) or 'none'}")
+        # HWAccel raises where there is no such device, even when it is told that software will do.
         device = HWAccel(wanted, allow_software_fallback=True)
-        context = av.CodecContext.create(stream.codec_context.name, "r", hwaccel=device)
-        context.extradata = stream.codec_context.extradata
+        context = cast("VideoCodecContext", av.CodecContext.create(own.codec.canonical_name, "r", hwaccel=device))
+        context.extradata = own.extradata
+        context.open()
     except (av.error.FFmpegError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        log.warning("decoder %s is not available (%s): decoding on the processor", wanted, error)
-        return None, "cpu"
-    return context, wanted  # type: ignore[return-value]
+        log.warning("the decoder %s is not available (%s): decoding on the processor", wanted, error)
+        return own, "cpu"
+    return context, wanted

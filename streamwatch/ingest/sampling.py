@@ -35,6 +35,28 @@ class Sampler:
         return True
 
 
+class FrameRate:
+    """Pictures a second by the timestamps of the first packets; containers and session descriptions often lie."""
+
+    _ENOUGH = 12
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+        self._times: list[float] = []
+
+    def add(self, t: float) -> None:
+        if self.value is not None:
+            return
+        self._times.append(t)
+        if len(self._times) >= self._ENOUGH:
+            # The median of the gaps in display order: a lost packet or a pause does not count.
+            times = sorted(self._times)
+            gaps = sorted(b - a for a, b in pairwise(times) if b > a)
+            self._times.clear()
+            if gaps:
+                self.value = round(1.0 / gaps[len(gaps) // 2], 2)
+
+
 class SkipPolicy:
     """Chooses the decoder's `skip_frame` before each packet, from what the stream has shown so far.
 
@@ -48,19 +70,25 @@ class SkipPolicy:
         self._keys: deque[float] = deque(maxlen=4)
         self._span: float | None = None
         self._seen = self._disposable = 0
-        self._fps: float | None = None
+        self._rate = FrameRate()
         self.mode: Skip = "DEFAULT"
 
     @property
     def keyframe_interval(self) -> float | None:
-        """Seconds between key pictures where it is regular."""
+        """Seconds between key pictures, where that is regular."""
         return self._span
+
+    @property
+    def fps(self) -> float | None:
+        """The stream's own pictures a second, once known."""
+        return self._rate.value
 
     def before(self, t: float | None, key: bool, sampler: Sampler) -> Skip:
         """The mode for the packet at `t`."""
         if t is None:
             self.mode = "DEFAULT" if key else self.mode
             return self.mode
+        self._rate.add(t)
         if key:
             self._key(t)
             self.mode = self._whole_group(sampler)
@@ -74,10 +102,6 @@ class SkipPolicy:
             self._seen += 1
             self._disposable += bidirectional
 
-    def rate(self, fps: float | None) -> None:
-        """The stream's own pictures a second."""
-        self._fps = fps
-
     def _key(self, t: float) -> None:
         self._keys.append(t)
         if len(self._keys) < 4:
@@ -90,10 +114,9 @@ class SkipPolicy:
     def _whole_group(self, sampler: Sampler) -> Skip:
         if self._span is not None and sampler.fps * self._span <= 1.05:
             return "NONKEY"
-        enough = self._seen >= 50 and self._fps is not None
-        references = (self._fps or 0.0) * (1 - self._disposable / max(1, self._seen))
-        if enough and self._disposable and references >= 2 * sampler.fps:
-            return "NONREF"
+        if self._seen >= 50 and self._disposable and self.fps is not None:
+            references = self.fps * (1 - self._disposable / self._seen)
+            return "NONREF" if references >= 2 * sampler.fps else "DEFAULT"
         return "DEFAULT"
 
     def _rest_is_idle(self, sampler: Sampler) -> bool:

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from streamwatch.config import IngestSettings, StreamSettings
 from streamwatch.domain import Sink
-from streamwatch.ingest.av import AvLimits, AvSource
+from streamwatch.ingest.av import AvSource
+from streamwatch.ingest.decode import Limits
 from streamwatch.ingest.plans import plan
 from streamwatch.ingest.reaper import Reaper
 
@@ -33,7 +34,7 @@ def make_source(stream: str, settings: StreamSettings, ingest: IngestSettings, c
     To be handed to a Supervisor as `lambda: make_source(stream, settings, ingest, context)`.
     """
     fps = settings.sample_fps or ingest.sample_fps
-    limits = AvLimits(ingest.open_timeout, ingest.read_timeout, ingest.max_frame_age)
+    limits = Limits(ingest.open_timeout, ingest.read_timeout, ingest.max_frame_age)
     return AvSource(plan(settings, ingest), context.reaper, fps, limits, settings.decoder or ingest.decoder)
 
 

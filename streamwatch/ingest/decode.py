@@ -1,0 +1,231 @@
+"""From an open container to sampled pictures: demux, decode as little as needed, convert only what is sampled."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import av
+import numpy as np
+from av.codec.context import ThreadType
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+
+from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, Instant, Sink, StreamInfo
+from streamwatch.errors import DecodeFailed, SourceUnavailable, StreamEnded
+from streamwatch.ingest.clock import CaptureClock
+from streamwatch.ingest.failures import classify
+from streamwatch.ingest.hardware import accelerator
+from streamwatch.ingest.plans import OpenPlan
+from streamwatch.ingest.sampling import Sampler, SkipPolicy
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+_PRFT = struct.Struct("=q")
+_B_PICTURE = 3
+_DAMAGED = (av.error.InvalidDataError, av.error.ArgumentError, av.error.UnknownError, av.error.PatchWelcomeError)
+_QUIET = (av.error.ExitError, av.error.TimeoutError, av.error.BlockingIOError)
+# Packets flow but give no picture: so long is waited for a first key picture, and so long where the decoder complains.
+_PATIENCE = 30.0
+_PATIENCE_WITH_ERRORS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds."""
+
+    open_timeout: float = 10.0
+    read_timeout: float = 5.0
+    max_frame_age: float = 10.0
+
+
+class DecodeRun:
+    """One container from its opening to its end; all in one thread. `prepare`, then `read`."""
+
+    def __init__(
+        self, plan: OpenPlan, container: InputContainer, sink: Sink, stop: threading.Event, limits: Limits
+    ) -> None:  # fmt: skip
+        self._plan, self._container, self._sink, self._stop, self._limits = plan, container, sink, stop, limits
+        self._stream = _video(container, plan)
+        self._reformatter = VideoReformatter()
+        self._policy = SkipPolicy()
+        self._info: StreamInfo | None = None
+        self._origin: float | None = None
+        self._anchor = _now()
+        self._packet_time: float | None = None
+        self._resumed_at = float("-inf")
+        self._errors = 0
+        self._pictured_at = time.monotonic()
+        self.duration = 0.0
+        """Seconds of stream time covered so far."""
+
+    def prepare(self, sampler: Sampler, clock: CaptureClock, decoder: str, base: float = 0.0) -> None:
+        """`base`: seconds of stream time before this run, where a file is played in a loop."""
+        self._sampler, self._clock, self._base = sampler, clock, base
+        self._context, self._decoder_name = accelerator(self._stream, decoder)
+
+    def read(self) -> None:
+        """To the end of the container, or until `stop` is set."""
+        for packet in self._packets():
+            if self._stop.is_set():
+                return
+            self._packet(packet)
+        if self._stop.is_set():
+            return
+        if self._plan.live or (self._plan.live is None and self._container.duration is None):
+            raise StreamEnded(f"{self._plan.display}: the peer ended the stream")
+        if self._info is None:
+            raise DecodeFailed(f"{self._plan.display}: not one picture could be decoded")
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        """Demuxes to the end. A read that timed out is taken up again where that loses nothing."""
+        quiet_since = time.monotonic()
+        while True:
+            try:
+                for packet in self._container.demux(self._stream):
+                    quiet_since = time.monotonic()
+                    yield packet
+                return
+            except _QUIET as error:
+                quiet = time.monotonic() - quiet_since
+                if self._stop.is_set():
+                    return
+                if not self._plan.interruptible or quiet >= self._limits.read_timeout:
+                    what = f"nothing arrived for {max(quiet, self._limits.read_timeout):.0f} s"
+                    raise StreamEnded(f"{self._plan.display}: {what}", FailureReason.STALLED) from error
+            except av.error.FFmpegError as error:
+                reason, sentence = classify(error, self._plan.display.partition(":")[0])
+                raise StreamEnded(f"{self._plan.display}: {sentence}", reason) from error
+
+    def _packet(self, packet: Packet[VideoStream]) -> None:
+        t = self._time(packet.pts if packet.pts is not None else packet.dts, packet)
+        if packet.size:
+            self._pace(t)
+            now = _now()
+            self._packet_time = t
+            self._clock.arrived(t, now, _reported(packet))
+            self._sink.packet(packet, self._stream)
+            self._choose_skip(t, packet.is_keyframe)
+            self._check_pictures(now)
+        try:
+            frames = self._context.decode(packet)
+        except _DAMAGED:
+            self._errors += 1
+            if self._info is not None:  # before the first picture errors are the rule: we joined in mid-stream
+                self._sink.dropped(DropReason.DECODE_ERROR)
+            return
+        except av.error.FFmpegError as error:
+            raise DecodeFailed(f"{self._plan.display}: {classify(error)[1]}") from error
+        for frame in frames:
+            self._frame(frame)
+
+    def _choose_skip(self, t: float | None, key: bool) -> None:
+        before = self._policy.mode
+        mode = self._policy.before(t, key, self._sampler)
+        if mode == before:
+            return
+        self._context.skip_frame = mode
+        if before == "NONKEY" and t is not None:
+            # Pictures that precede this key picture in display order refer to what was skipped.
+            self._resumed_at = t
+
+    def _check_pictures(self, now: Instant) -> None:
+        """Raises DecodeFailed where packets come and pictures do not."""
+        waited = now.mono - self._pictured_at
+        patience = max(_PATIENCE, 3 * (self._policy.keyframe_interval or 0.0))
+        if waited > patience or (self._errors and waited > _PATIENCE_WITH_ERRORS):
+            what = f"{self._errors} decoding errors" if self._errors else "not one key picture"
+            raise DecodeFailed(f"{self._plan.display}: packets arrive, but no picture for {waited:.0f} s ({what})")
+
+    def _frame(self, frame: VideoFrame) -> None:
+        self._sink.decoded()
+        t = self._time(frame.pts, frame) if frame.pts is not None else self._packet_time
+        self._policy.decoded(frame.pict_type == _B_PICTURE)
+        if frame.is_corrupt:
+            self._sink.dropped(DropReason.DECODE_ERROR)
+            return
+        now = _now()
+        self._errors, self._pictured_at = 0, now.mono
+        self._describe(frame)
+        if t is not None and t < self._resumed_at:
+            return
+        if not self._sampler.take(t if t is not None else now.mono):
+            return
+        captured, clock = self._captured(t, now)
+        if now.mono - captured.mono > self._limits.max_frame_age:
+            self._sink.dropped(DropReason.STALE)
+            return
+        self._sink.offer(self._convert(frame), captured, t, clock)
+
+    def _captured(self, t: float | None, now: Instant) -> tuple[Instant, ClockSource]:
+        if self._plan.clock is not ClockSource.FILE:
+            return self._clock.stamp(t, now)
+        if not self._plan.paced or t is None:
+            return now, ClockSource.FILE
+        return self._anchor.shifted(t - self._base), ClockSource.FILE
+
+    def _convert(self, frame: VideoFrame) -> Image:
+        """uint8 (height, width, 3) RGB, upright."""
+        # A reformatter of our own keeps its tables from frame to frame; one thread, as for the decoder.
+        image = cast(Image, self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+    def _describe(self, frame: VideoFrame) -> None:
+        """Tells the sink what the stream is: at the first picture, and whenever that changes."""
+        info, shape = self._info, (frame.width, frame.height, int(frame.rotation), self._policy.fps)
+        if info is not None and (info.width, info.height, info.rotation, info.fps) == shape:
+            return
+        codec = self._stream.codec_context.codec.canonical_name
+        width, height, rotation, fps = shape
+        self._info = StreamInfo(codec, width, height, fps, self._plan.transport, self._decoder_name, rotation)
+        self._sink.connected(self._info)
+
+    def _time(self, ticks: int | None, of: Packet[VideoStream] | VideoFrame) -> float | None:
+        """Seconds from the first timestamp seen, continued over the loops of a file."""
+        if ticks is None or of.time_base is None:
+            return None
+        t = float(ticks * of.time_base)
+        if self._origin is None:
+            self._origin, self._anchor = t, _now()
+        t -= self._origin
+        self.duration = max(self.duration, t + 1 / (self._policy.fps or 25.0))
+        return self._base + t
+
+    def _pace(self, t: float | None) -> None:
+        if self._plan.paced and t is not None:
+            self._stop.wait(max(0.0, self._anchor.mono + (t - self._base) - time.monotonic()))
+
+
+def _video(container: InputContainer, plan: OpenPlan) -> VideoStream:
+    streams = container.streams.video
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams if stream.type})
+        what = f"it holds only {' and '.join(kinds)}" if kinds else "it holds no stream at all"
+        raise SourceUnavailable(f"{plan.display}: no video: {what}", FailureReason.NO_VIDEO)
+    stream = streams[0]
+    context: object = stream.codec_context
+    if context is None:
+        raise SourceUnavailable(f"{plan.display}: no decoder for its video codec", FailureReason.CODEC_UNSUPPORTED)
+    # One thread per stream: more would hold pictures back, and many streams share the cores anyway.
+    stream.codec_context.thread_count = 1
+    stream.codec_context.thread_type = ThreadType.NONE
+    return stream
+
+
+def _reported(packet: Packet[VideoStream]) -> float | None:
+    """Unix time of capture, by the camera's sender reports."""
+    if not packet.has_sidedata("prft"):
+        return None
+    return float(_PRFT.unpack_from(bytes(packet.get_sidedata("prft")))[0]) / 1e6
+
+
+def _now() -> Instant:
+    return Instant(time.monotonic(), time.time())
