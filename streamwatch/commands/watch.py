@@ -1,0 +1,54 @@
+"""Watch one stream without a configuration file: the dashboard on loopback, and a line a second here."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from streamwatch.app import Service, run_until_stopped
+from streamwatch.commands.console import print_scores
+from streamwatch.config import Config, load, parse
+
+STREAM = "stream"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", help="rtsp://user:password@host/path, http(s)://, file:PATH, webcam:0, lavfi:...")
+    parser.add_argument("--id", default=STREAM, help="the stream's slug")
+    parser.add_argument("--fps", type=float, help="analysed frames a second (default: 2)")
+    parser.add_argument("--threshold", type=float, help="default: the weight set's own")
+    parser.add_argument("--transport", choices=("auto", "tcp", "udp"))
+    parser.add_argument("--weights", help="weight set (default: bundled)")
+    parser.add_argument("--loop", action="store_true", help="file: only, start again at the end")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8460, help="of the dashboard (default: 8460; 0 takes a free one)")
+    parser.add_argument("--duration", type=float, metavar="S", help="end by itself after so many seconds")
+
+
+def watch_config(args: argparse.Namespace) -> Config:
+    """The environment's settings with this one stream. Raises ConfigError."""
+    stream = {"url": args.url, "loop": args.loop}
+    stream |= {
+        key: value
+        for key, value in {"sample_fps": args.fps, "threshold": args.threshold, "transport": args.transport}.items()
+        if value is not None
+    }
+    base = load(None).model_dump(exclude_unset=True, by_alias=True)
+    base["streams"] = {args.id: stream}
+    base["server"] = {**base.get("server", {}), "host": args.host, "port": args.port}
+    if args.weights:
+        base["ensemble"] = {**base.get("ensemble", {}), "weights": args.weights}
+    base.setdefault("log_level", "warning")
+    return parse(base, source="watch")
+
+
+def run(args: argparse.Namespace) -> int:
+    return asyncio.run(_watch(args))
+
+
+async def _watch(args: argparse.Namespace) -> int:
+    service = Service(watch_config(args))
+    await run_until_stopped(
+        service, lambda: print(f"dashboard  {service.url}", flush=True), print_scores(service), args.duration
+    )
+    return 0

@@ -1,0 +1,99 @@
+"""Where every result goes: to the page, then the rules, and what they say to outbox, evidence and history."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from streamwatch.alerts.rules import RuleEngine
+from streamwatch.domain import (
+    Alert,
+    AlertEvent,
+    AlertKind,
+    FrameScores,
+    Instant,
+    ScorePublisher,
+    StreamInfo,
+    StreamScore,
+    StreamStatus,
+)
+from streamwatch.observer import Observer
+
+log = logging.getLogger(__name__)
+
+TICK = 0.5
+"""Seconds between looks at hold-offs and resolutions that no record brings about."""
+
+
+class History(Protocol):
+    """Keeps what was said. Never blocks: writing is batched, bounded and counted."""
+
+    def score(self, score: StreamScore) -> None: ...
+    def status(self, status: StreamStatus) -> None: ...
+
+
+class Desk(Protocol):
+    """Takes alert events on their way to outbox and evidence. Never blocks."""
+
+    def submit(self, event: AlertEvent) -> None: ...
+    def observe(self, score: StreamScore, scores: FrameScores | None) -> None: ...
+
+
+class Results:
+    """Implements `domain.ScorePublisher` for the monitors. In the event loop only."""
+
+    def __init__(
+        self, rules: RuleEngine, page: ScorePublisher, history: History, desk: Desk, observer: Observer
+    ) -> None:  # fmt: skip
+        self.rules = rules
+        self._page = page
+        self._history = history
+        self._desk = desk
+        self._observer = observer
+
+    def score(self, score: StreamScore, scores: FrameScores | None) -> None:
+        self._page.score(score, scores)
+        self._history.score(score)
+        self._desk.observe(score, scores)
+        self._raise(self.rules.on_score(score))
+
+    def status(self, status: StreamStatus, info: StreamInfo | None) -> None:
+        self._page.status(status, info)
+        self._history.status(status)
+        self._raise(self.rules.on_status(status))
+
+    def alert(self, event: AlertEvent) -> None:
+        """An event from elsewhere than the rules: a review, or a restoration."""
+        self._page.alert(event)
+        self._observer.alert(event)
+
+    def service(self, kind: AlertKind, name: str, problem: str | None) -> None:
+        """The service speaks of itself; None: it has recovered."""
+        self._raise(self.rules.on_service(kind, name, _now(), problem))
+
+    def removed(self, stream: str) -> None:
+        self._raise(self.rules.remove(stream, _now()))
+
+    def restore(self, alerts: Sequence[Alert]) -> None:
+        """Takes up the alerts that were open when the service last ended."""
+        self._raise(self.rules.restore(alerts, _now()))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(TICK)
+            self._raise(self.rules.on_tick(_now()))
+
+    def _raise(self, events: Sequence[AlertEvent]) -> None:
+        for event in events:
+            after = event.after
+            log.warning("alert %s %s: %s", after.id, event.phase.value, after.summary)
+            self._desk.submit(event)
+            self.alert(event)
+
+
+def _now() -> Instant:
+    return Instant(time.monotonic(), time.time())
