@@ -1,0 +1,122 @@
+"""One suite for every Source: what run() promises, whatever it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from streamwatch.camera import Camera, Credentials
+from streamwatch.domain import Source
+from streamwatch.errors import SourceError, StreamEnded
+from streamwatch.ingest.source import SourceContext
+from tests.fakes.clips import clip, playlist
+from tests.fakes.ingest import Collector, ingest_settings, source_for, source_threads, until
+from tests.fakes.web import WebServer
+
+Opened = AbstractAsyncContextManager[str]
+
+
+@asynccontextmanager
+async def _camera(codec: str = "libx264", credentials: Credentials | None = None) -> AsyncIterator[str]:
+    async with Camera([clip(codec, gop=12)], credentials=credentials) as camera:
+        yield camera.url
+
+
+@asynccontextmanager
+async def _web(path: str) -> AsyncIterator[str]:
+    async with WebServer(playlist().parent) as server:
+        yield server.url + path
+
+
+@asynccontextmanager
+async def _plain(url: str) -> AsyncIterator[str]:
+    yield url
+
+
+# name -> (its address while its server runs, fields of the stream's settings, whether it ends by itself)
+KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
+    "rtsp-tcp": (_camera, {"transport": "tcp"}, False),
+    "rtsp-udp": (_camera, {"transport": "udp"}, False),
+    "rtsp-basic": (lambda: _camera(credentials=Credentials("me", "p@ss/w:rd", "basic")), {}, False),
+    "rtsp-digest": (lambda: _camera(credentials=Credentials("me", "p@ss/w:rd", "digest")), {}, False),
+    "rtsp-h265": (lambda: _camera("libx265"), {}, False),
+    "rtsp-vp8": (lambda: _camera("libvpx"), {}, False),
+    "rtsp-vp9": (lambda: _camera("libvpx-vp9"), {}, False),
+    "rtsp-av1": (lambda: _camera("libsvtav1"), {}, False),
+    "rtsp-mjpeg": (lambda: _camera("mjpeg"), {}, False),
+    "rtsp-b-pictures": (lambda: _camera("libx264-b"), {}, False),
+    "file": (lambda: _plain(f"file:{clip()}"), {}, True),
+    "file-loop": (lambda: _plain(f"file:{clip()}"), {"loop": True}, False),
+    "file-av1": (lambda: _plain(f"file:{clip('libsvtav1')}"), {}, True),
+    "lavfi": (lambda: _plain("lavfi:testsrc2=size=320x240:rate=25"), {}, False),
+    "http-file": (lambda: _web("/index.m3u8"), {}, True),
+    "hls-live": (lambda: _web("/live.m3u8"), {}, False),
+    "mjpeg": (lambda: _web("/mjpeg"), {}, False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_source_keeps_its_promises(kind: str) -> None:
+    opened, fields, _ = KINDS[kind]
+    sink, context = Collector(), SourceContext()
+    async with opened() as url:
+        source = source_for(url, context, ingest_settings(sample_fps=10.0), **fields)
+        assert isinstance(source, Source)
+        task = asyncio.create_task(source.run(sink))
+        await until(lambda: sink.offered >= 5 or task.done(), "five pictures")
+        if task.done():
+            task.result()
+        began = time.monotonic()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, SourceError):
+            await task
+        stopped_in = time.monotonic() - began
+
+    assert stopped_in < 2.0, "run() stops promptly"
+    assert await context.reaper.close(10.0) == 0, "no thread is left"
+    assert source_threads() == []
+
+    pictures, info = sink.pictures, sink.infos[0]
+    assert (info.width, info.height) == (320, 240)
+    for picture in pictures:
+        assert picture.image.shape == (240, 320, 3)
+        assert picture.image.dtype == "uint8"
+        assert picture.image.flags["C_CONTIGUOUS"]
+        assert picture.captured_at.mono <= picture.taken_at + 1e-6, "nothing is captured in the future"
+        assert picture.taken_at - picture.captured_at.mono < 10.0
+    assert all(a.captured_at.mono < b.captured_at.mono for a, b in pairwise(pictures))
+    assert all(a.pts < b.pts for a, b in pairwise(pictures) if a.pts is not None and b.pts is not None)
+    assert sink.decoded_count >= sink.offered, "sampled after decoding, before conversion"
+    gaps = sorted(b.pts - a.pts for a, b in pairwise(pictures) if a.pts is not None and b.pts is not None)
+    if gaps:
+        assert 0.05 <= gaps[len(gaps) // 2] <= 0.25, f"ten a second were asked for: {gaps}"
+
+
+@pytest.mark.parametrize("kind", [name for name, (_, _, ends) in KINDS.items() if ends])
+async def test_a_recording_ends_cleanly(kind: str) -> None:
+    opened, fields, _ = KINDS[kind]
+    sink, context = Collector(), SourceContext()
+    async with opened() as url:
+        async with asyncio.timeout(30):
+            await source_for(url, context, realtime=False, **fields).run(sink)
+    assert 10 <= sink.offered <= 31, "five a second of three or six seconds"
+    assert source_threads() == []
+
+
+async def test_a_live_stream_that_ends_says_so() -> None:
+    sink, context = Collector(), SourceContext()
+    async with Camera([clip()]) as camera:
+        task = asyncio.create_task(source_for(camera.url, context).run(sink))
+        await until(lambda: sink.offered >= 1, "a picture")
+        camera.drop()
+        with pytest.raises(StreamEnded, match="the peer ended the stream"):
+            async with asyncio.timeout(10):
+                await task
+    assert source_threads() == []
