@@ -15,7 +15,7 @@ from streamwatch.domain import Face, FaceScore, FindOptions, Frame, Image
 from streamwatch.errors import Expired
 from streamwatch.inference.batcher import Batcher, LaneLimits
 from streamwatch.inference.devices import choose_devices, device_name, host_image, torch_threads
-from streamwatch.inference.ensemble import Cropper, make_cropper
+from streamwatch.inference.ensemble import CropOptions, Cropper, make_cropper
 from streamwatch.inference.faces import Detection
 from streamwatch.inference.models import DETECT, SCORE, CropScore, DeviceModels, FrameJob, ModelPlan, detector_source
 from streamwatch.inference.tiles import TILINGS
@@ -36,6 +36,9 @@ class EngineSettings:
     device: DeviceSettings = field(default_factory=DeviceSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     ensemble: EnsembleSettings = field(default_factory=EnsembleSettings)
+    crop: CropOptions = field(default_factory=CropOptions)
+    seed_detection: bool = False
+    """Find faces as DF-Spot did, for its checkpoints: its tiles and threshold, no limits but the number of faces."""
 
 
 class LocalEngine:
@@ -51,7 +54,11 @@ class LocalEngine:
         self._devices = choose_devices(settings.device.devices)
         self.weights = find_set(settings.ensemble.weights).choose(settings.ensemble.members)
         self._plan = ModelPlan(
-            detector_source(settings.detector), TILINGS[settings.detector.tiles], self.weights, settings.device.dtype
+            detector_source(settings.detector),
+            None if settings.seed_detection else TILINGS[settings.detector.tiles],
+            self.weights,
+            settings.device.dtype,
+            settings.crop.size,
         )
         self._batcher = Batcher(_lanes(settings.device), observer)
         self._models = [DeviceModels(name, self._plan, observer) for name in self._devices]
@@ -70,7 +77,7 @@ class LocalEngine:
         except BaseException:
             await self._stop(quiet=True)
             raise
-        self._crop = make_cropper(self.weights, self._models[0].crop_size)
+        self._crop = make_cropper(self.weights, self._models[0].crop_size, self._settings.crop)
         return self
 
     async def __aexit__(self, *_: object) -> None:

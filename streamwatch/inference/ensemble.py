@@ -7,17 +7,19 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamwatch.domain import Box, Floats, Image
-from streamwatch.errors import WeightsCorrupt
+from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.crop import CROP_VERSION, crop_face
 from streamwatch.inference.members import Member, MemberSpec, build_member
+from streamwatch.inference.seed_members import SEED_CROP, SEED_INPUT, FacePolicy, SeedSpec, empty_seed_member, seed_crop
 from streamwatch.inference.weights import Fusion, MemberRecord, WeightSet, first_mismatch, load_tensors
 
 Cropper = Callable[[Image, Box], Image]
@@ -136,34 +138,69 @@ def probe_crops(count: int, size: int) -> Image:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def load_ensemble(weights: WeightSet, device: torch.device | str = "cpu") -> Ensemble:
-    """Raises WeightsMissing or WeightsCorrupt, naming the file and what is wrong with it."""
-    members = [_load_member(weights, record) for record in weights.record.members]
-    return Ensemble(members, weights.record.fusion, device)
+@dataclass(frozen=True, slots=True)
+class CropOptions:
+    """How DF-Spot's sets cut and scale a face; the bundled members know one crop alone."""
+
+    policy: FacePolicy = "scale"
+    size: int = SEED_INPUT
 
 
-def make_cropper(weights: WeightSet, size: int) -> Cropper:
+def load_ensemble(weights: WeightSet, device: torch.device | str = "cpu", input_size: int = SEED_INPUT) -> Ensemble:
+    """Raises WeightsMissing or WeightsCorrupt, naming the file and what is wrong with it.
+
+    `input_size` is that of DF-Spot's networks; its transformers take 224 alone.
+    """
+    load = _load_seed_member if weights.is_seed else _load_compact_member
+    return Ensemble(
+        [load(weights, record, input_size) for record in weights.record.members], weights.record.fusion, device
+    )
+
+
+def make_cropper(weights: WeightSet, size: int, options: CropOptions | None = None) -> Cropper:
     """The crop that the set's members were trained on. Raises WeightsCorrupt where this version cuts another."""
+    version = SEED_CROP if weights.is_seed else CROP_VERSION
     for record in weights.record.members:
-        if record.crop != CROP_VERSION:
+        if record.crop != version:
             path = weights.directory / record.file
-            raise WeightsCorrupt(f"{path}: trained on the crop {record.crop!r}, this version cuts {CROP_VERSION!r}")
+            raise WeightsCorrupt(f"{path}: trained on the crop {record.crop!r}, this version cuts {version!r}")
+    if weights.is_seed:
+        policy = (options or CropOptions()).policy
+        return lambda image, box: seed_crop(image, box, policy, size)
     return lambda image, box: crop_face(image, box, size)
 
 
-def _load_member(weights: WeightSet, record: MemberRecord) -> LoadedMember:
+def _load_compact_member(weights: WeightSet, record: MemberRecord, _: int) -> LoadedMember:
     path = weights.directory / record.file
     try:
         spec = MemberSpec.from_dict(dict(record.architecture))
         network = build_member(spec)
     except (ValueError, TypeError, RuntimeError) as error:
         raise WeightsCorrupt(f"{path}: {error}") from error
+    tensors = _checked_tensors(path, record, network)
+    network.load_state_dict(tensors, strict=True)
+    return LoadedMember(record.name, network, spec.input_size, record.temperature, record.bias)
+
+
+def _load_seed_member(weights: WeightSet, record: MemberRecord, input_size: int) -> LoadedMember:
+    path = weights.directory / record.file
+    try:
+        spec = SeedSpec.from_dict(record.architecture)
+        network = empty_seed_member(spec)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise WeightsCorrupt(f"{path}: {error}") from error
+    if input_size != SEED_INPUT and spec.name.startswith("ViT"):
+        raise ConfigError(f"--face-size: {spec.name} takes {SEED_INPUT} pixels only, not {input_size}")
+    network.load(_checked_tensors(path, record, network.net))
+    return LoadedMember(record.name, network, input_size, record.temperature, record.bias)
+
+
+def _checked_tensors(path: Path, record: MemberRecord, network: nn.Module) -> dict[str, Tensor]:
     tensors = {key: _as_float32(tensor) for key, tensor in load_tensors(path, record.sha256).items()}
     mismatch = first_mismatch(network.state_dict(), tensors)
     if mismatch is not None:
         raise WeightsCorrupt(f"{path}: {mismatch}")
-    network.load_state_dict(tensors, strict=True)
-    return LoadedMember(record.name, network, spec.input_size, record.temperature, record.bias)
+    return tensors
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from streamwatch.domain import FindOptions, Floats, Image
 from streamwatch.errors import DeviceError, WeightsCorrupt
 from streamwatch.inference.blazeface import BlazeFace, load_blazeface
 from streamwatch.inference.ensemble import Ensemble, load_ensemble, probe_crops
-from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings
-from streamwatch.inference.tiles import Tiling
+from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings, find_faces_like_seed
+from streamwatch.inference.tiles import TILINGS, Tiling
 from streamwatch.inference.weights import WeightSet, bundled_directory, load_tensors, read_manifest
 from streamwatch.inference.worker import Handler
 from streamwatch.observer import Observer
@@ -77,12 +77,13 @@ def detector_source(settings: DetectorSettings) -> DetectorSource:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What each device loads."""
+    """What each device loads. `tiling` None finds faces as DF-Spot did; `input_size` is that of DF-Spot's networks."""
 
     detector: DetectorSource
-    tiling: Tiling
+    tiling: Tiling | None
     weights: WeightSet
     dtype: str
+    input_size: int
 
 
 class DeviceModels:
@@ -100,9 +101,9 @@ class DeviceModels:
     def build(self) -> Mapping[str, Handler]:
         """Loads and warms the networks. Raises WeightsError or DeviceError."""
         plan = self._plan
-        settings = FinderSettings(tiling=plan.tiling, score_threshold=plan.detector.threshold)
+        settings = FinderSettings(tiling=plan.tiling or TILINGS["default"], score_threshold=plan.detector.threshold)
         self._finder = FaceFinder(plan.detector.load(), self.device, settings)
-        self._ensemble = load_ensemble(plan.weights, self.device)
+        self._ensemble = load_ensemble(plan.weights, self.device, plan.input_size)
         self.crop_size = self._ensemble.crop_size
         try:
             self.dtypes = self._ensemble.choose_dtype(plan.dtype)
@@ -120,7 +121,10 @@ class DeviceModels:
 
     def _detect(self, jobs: Sequence[FrameJob]) -> list[list[Detection]]:
         begun = time.perf_counter()
-        found = self._finder.find([job.image for job in jobs], [job.options for job in jobs])
+        if self._plan.tiling is None:
+            found = [find_faces_like_seed(self._finder, job.image)[: job.options.max_faces] for job in jobs]
+        else:
+            found = self._finder.find([job.image for job in jobs], [job.options for job in jobs])
         self._observer.stage("detect", time.perf_counter() - begun)
         return found
 

@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 DIRECTORY_VARIABLE = "STREAMWATCH_WEIGHTS_DIR"
 SEED_SETS = ("dfspot-celeb", "dfspot-dfdc", "dfspot-ffpp")
+SEED_FAMILY = "dfspot"
+SEED_MEMBERS = ("TimmV2", "TimmV2ST", "ViT", "ViTST")
 Fusion = Literal["logit_mean", "sigmoid_mean"]
 
 
@@ -86,15 +88,21 @@ class WeightSet:
         lines = [f"{m.name} {m.sha256} {m.temperature} {m.bias}" for m in self.record.members]
         return hashlib.sha256("\n".join([self.record.fusion, *lines]).encode()).hexdigest()
 
+    @property
+    def is_seed(self) -> bool:
+        """DF-Spot's networks, with its crop, its detection and its formula."""
+        return self.record.members[0].architecture.get("family") == SEED_FAMILY
+
     def choose(self, names: Iterable[str] | None) -> WeightSet:
         """The set with only the named members, in the set's order; ConfigError names one that it has not."""
-        if names is None:
-            return self
-        wanted = list(names)
         known = [member.name for member in self.record.members]
-        unknown = [name for name in wanted if name not in known]
-        if unknown or not wanted:
-            what = f"has no member {unknown[0]!r}" if unknown else "needs at least one member"
+        wanted = list(names) if names is not None else list(SEED_MEMBERS if self.is_seed else known)
+        absent = [name for name in wanted if name not in known]
+        if absent and self.is_seed and set(absent) <= set(SEED_MEMBERS):
+            # The mean over fewer members than asked for would be another score under the same name.
+            raise WeightsMissing(f"{self.name}: {', '.join(absent)} not in {self.directory}; it has {', '.join(known)}")
+        if absent or not wanted:
+            what = f"has no member {absent[0]!r}" if absent else "needs at least one member"
             raise ConfigError(f"ensemble.members: the set {self.name!r} {what}; it has {', '.join(known)}")
         chosen = tuple(member for member in self.record.members if member.name in wanted)
         return WeightSet(self.name, self.record.model_copy(update={"members": chosen}), self.directory)
