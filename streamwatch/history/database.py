@@ -1,0 +1,122 @@
+"""The connection to the database: SQLite in WAL mode, or PostgreSQL by URL. All errors leave here as StorageError."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.util import CommandError
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from streamwatch.errors import ConfigError, StorageError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+PATIENCE = 10.0
+"""Seconds after which a database that does not answer counts as down."""
+
+
+class Database:
+    """One engine. Writers take turns: SQLite knows one at a time, and an alert's sequence must not be raced for."""
+
+    def __init__(self, url: str) -> None:
+        """Raises ConfigError for a URL that is none, or whose driver is not installed."""
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            raise ConfigError("history.url: is not a database URL") from None
+        if parsed.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+            raise ConfigError("history.url: must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
+        self.name = parsed.database or "memory" if parsed.drivername.startswith("sqlite") else str(parsed.host)
+        try:
+            if parsed.drivername.startswith("sqlite"):
+                self._engine = _sqlite(url, parsed.database)
+            else:
+                self._engine = create_async_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4)
+        except ImportError:
+            raise ConfigError("history.url: PostgreSQL needs the extra: pip install 'streamwatch[postgres]'") from None
+        self._writing = asyncio.Lock()
+
+    @property
+    def engine(self) -> AsyncEngine:
+        return self._engine
+
+    async def migrate(self) -> None:
+        """Brings the tables to the newest schema. Raises StorageError."""
+        async with self.writing() as connection:
+            await connection.run_sync(_upgrade)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for queries. Raises StorageError."""
+        async with _translated(self.name), asyncio.timeout(PATIENCE), self._engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction, committed at the end unless something was raised. Raises StorageError."""
+        async with (
+            self._writing,
+            _translated(self.name),
+            asyncio.timeout(PATIENCE),
+            self._engine.begin() as connection,
+        ):
+            yield connection
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def _sqlite(url: str, path: str | None) -> AsyncEngine:
+    if path and path != ":memory:":
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{Path(path).parent}: cannot be made: {error.strerror or error}") from error
+    engine = create_async_engine(url)
+    event.listen(engine.sync_engine, "connect", _pragmas)
+    return engine
+
+
+def _pragmas(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # FULL: an alert that was recorded is on the disk. Scores come in batches, so that this costs one sync a second.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StorageError(f"the database has a schema that this version does not know: {error}") from error
+
+
+@asynccontextmanager
+async def _translated(name: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        # The driver's own words: SQLAlchemy's add the statement and its parameters.
+        cause = getattr(error, "orig", None) or error
+        raise StorageError(f"database {name}: {_short(cause)}") from error
+    except TimeoutError as error:
+        raise StorageError(f"database {name}: no answer within {PATIENCE:.0f} s") from error
+    except OSError as error:
+        raise StorageError(f"database {name}: {error.strerror or error}") from error
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
