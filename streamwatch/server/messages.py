@@ -217,6 +217,32 @@ class PictureHeader(TypedDict):
     track: int | None
 
 
+@with_config(_STRICT)
+class SubscribeMessage(TypedDict):
+    """Replaces the subscription; a key that is left out stays as it was. `streams` null: all."""
+
+    type: Literal["subscribe"]
+    streams: NotRequired[list[str] | None]
+    thumbnails: NotRequired[bool | Literal["small", "large"]]
+    heat: NotRequired[bool]
+
+
+@with_config(_STRICT)
+class PingMessage(TypedDict):
+    """Answered by a heartbeat."""
+
+    type: Literal["ping"]
+
+
+@with_config(_STRICT)
+class ResumeMessage(TypedDict):
+    """First message after `?resume=1`: the last `seq` seen of each stream, in that epoch."""
+
+    type: Literal["resume"]
+    epoch: str
+    seq: dict[str, int]
+
+
 ServerMessage = (
     SnapshotMessage | ScoreMessage | StreamMessage | RemovedMessage | AlertMessage | HeartbeatMessage | ErrorMessage
 )
