@@ -70,10 +70,19 @@ class DetectorTrainer:
             return min(1.0, self.seconds / (60 * self._settings.minutes))
         return min(1.0, self.images_seen / self._settings.images)
 
+    @property
+    def _warm_up(self) -> float:
+        """Rises to 1 over the first 150 steps, or the first twentieth of a short schedule."""
+        images = 150 * self._settings.batch_size
+        if self._settings.minutes is None:
+            images = min(images, self._settings.images // 20)
+        return min(1.0, (self.images_seen + 1) / max(1, images))
+
     def step(self, images: Tensor, targets: Targets, anchors: Tensor) -> dict[str, float]:
         """One optimiser step on uint8 images (B, 128, 128, 3); returns the loss and its parts."""
-        warm_up = min(1.0, (self.images_seen + 1) / (150 * self._settings.batch_size))
-        rate = self._settings.learning_rate * warm_up * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+        rate = (
+            self._settings.learning_rate * self._warm_up * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress)))
+        )
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         regressors, logits = self.model(normalise(images).contiguous(memory_format=torch.channels_last))

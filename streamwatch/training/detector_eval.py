@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from streamwatch.domain import FindOptions, Floats, Image
@@ -86,7 +87,7 @@ def recall_and_false(
     return right / max(1, sum(len(boxes) for boxes in truths)), wrong / max(1, len(truths))
 
 
-def _best_match(face: Detection, boxes: Floats, free: np.ndarray, overlap: float) -> int | None:
+def _best_match(face: Detection, boxes: Floats, free: npt.NDArray[np.bool_], overlap: float) -> int | None:
     if not len(boxes):
         return None
     overlaps = np.where(free, iou(np.array(face.box, np.float32), boxes), 0.0)

@@ -56,8 +56,7 @@ def detector_loss(
     target = positive.float()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = (logits.sigmoid() - target).abs() ** FOCAL_GAMMA
-    weight = torch.where(positive, 1.0, 0.5) * asked
-    classification = (wrong * cross_entropy * weight).sum() / count
+    classification = (wrong * cross_entropy * asked).sum() / count
 
     predicted, wanted, points = regressors[positive], boxes[positive], keypoints[positive]
     origin = (anchors * INPUT_SIZE).expand(len(labels), -1, -1)[positive]

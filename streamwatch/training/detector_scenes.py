@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from streamwatch.domain import Floats, Image
 from streamwatch.inference.blazeface import ANCHOR_COUNT, INPUT_SIZE, make_anchors
@@ -17,7 +18,8 @@ VISIBLE_FACE = 0.6
 """A face with less of its box inside the picture is neither asked for nor forbidden; below a third it is background."""
 ANCHOR_SIZES = np.concatenate([np.tile([8.0, 20.0], 256), np.tile([24.0, 36.0, 52.0, 72.0, 96.0, 126.0], 64)])
 """The face size in input pixels that each anchor is trained for."""
-SIZE_REACH = 1.75
+SIZE_REACH, SIZE_BORDER = 1.75, 2.6
+"""An anchor answers for faces within the first factor of its size, and is not asked about those up to the second."""
 MIRRORED_KEYPOINTS = [1, 0, 2, 3, 5, 4]
 
 _ANCHOR_CENTRES = make_anchors().numpy() * INPUT_SIZE
@@ -55,9 +57,9 @@ class SceneMaker:
         boxes: list[Floats] = []
         keypoints: list[Floats] = []
         kind = rng.random()
-        if kind < 0.12:
+        if kind < 0.2:
             sizes = np.empty(0)
-        elif kind < 0.40:
+        elif kind < 0.45:
             sizes = np.exp(rng.uniform(np.log(48), np.log(MAX_FACE), 1))
         else:
             largest = np.exp(rng.uniform(np.log(9), np.log(64)))
@@ -138,7 +140,7 @@ def _paste(
     while scale < 0.5:  # the warp samples bilinearly: halve first, or small faces alias
         half_size = (image.shape[1] // 2, image.shape[0] // 2)
         halved = np.asarray(cv2.resize(image, half_size, interpolation=cv2.INTER_AREA), np.uint8)
-        factor = np.array(half_size, np.float32) / image.shape[1::-1]
+        factor = np.divide(half_size, image.shape[1::-1], dtype=np.float32)
         image, points, centre, scale = halved, points * factor, centre * factor, scale / float(factor.mean())
     angle = float(np.clip(rng.normal(0, 12), -40, 40))
     matrix = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), angle, scale)
@@ -165,7 +167,7 @@ def _paste(
     return box, placed_points
 
 
-def _mask(shape: tuple[int, ...], centre: Floats, size: float, rng: np.random.Generator) -> Image:
+def _mask(shape: tuple[int, ...], centre: npt.NDArray[np.floating], size: float, rng: np.random.Generator) -> Image:
     """What of the picture is pasted: all of it, or the head alone with a soft border."""
     mask = np.full(shape[:2], 255, np.uint8)
     if rng.random() < 0.45:
@@ -235,6 +237,7 @@ def assign(scene: Scene) -> Targets:
     nearest = np.maximum(_ANCHOR_STRIDES[:, None] * 0.55, 0.22 * sizes[None])
     positive = (distance <= nearest) & (size_ratio <= SIZE_REACH)
     ignored = (distance <= np.maximum(_ANCHOR_STRIDES[:, None], 0.45 * sizes[None])) & ~positive
+    ignored &= size_ratio <= SIZE_BORDER
     inside = np.minimum(scene.boxes[:, 2:], INPUT_SIZE) - np.maximum(scene.boxes[:, :2], 0)
     visible = np.prod(np.clip(inside, 0, None), axis=1) / sizes**2
     ignored |= positive & ((visible < VISIBLE_FACE) | (sizes < MIN_FACE))[None]
