@@ -1,0 +1,40 @@
+// The evidence of one alert: clip, pictures, download.
+
+import { api } from "./api.js";
+import { h } from "./dom.js";
+
+const AGAIN_AFTER = 3_000;
+const ATTEMPTS = 10;
+
+/** An element that fills itself; the bundle of a running alert is written only after its post-roll, so it asks again. */
+export function evidence(alert) {
+  const box = h("div", { class: "evidence" }, h("p", { class: "muted" }, "Looking for evidence"));
+  fill(box, alert, 0);
+  return box;
+}
+
+async function fill(box, alert, attempt) {
+  try {
+    const bundle = await api.evidence(alert);
+    box.replaceChildren(player(bundle), files(bundle));
+  } catch (error) {
+    const final = error.status !== 404 || attempt >= ATTEMPTS;
+    box.replaceChildren(h("p", { class: "muted" }, error.status === 404 ? (final ? "No evidence was kept for this alert." : "No evidence yet.") : error.message));
+    if (!final) setTimeout(() => box.isConnected && fill(box, alert, attempt + 1), AGAIN_AFTER);
+  }
+}
+
+function player(bundle) {
+  const clip = bundle.files.find((file) => file.media_type.startsWith("video/"));
+  const still = bundle.files.find((file) => file.media_type.startsWith("image/"));
+  if (clip) return h("video", { src: clip.href, controls: true, preload: "metadata", playsinline: true, "aria-label": "Evidence clip", poster: still?.href });
+  if (still) return h("img", { src: still.href, alt: "The frame of the alert" });
+  return h("p", { class: "muted" }, "The bundle holds no picture.");
+}
+
+function files(bundle) {
+  const size = (bytes) => (bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.max(1, Math.round(bytes / 1e3))} kB`);
+  return h("div", { class: "files" },
+    h("a", { class: "button", href: bundle.zip, download: "" }, "Download all (zip)"),
+    h("ul", {}, bundle.files.map((file) => h("li", {}, h("a", { href: file.href, download: "" }, file.name), " ", h("span", { class: "muted num" }, size(file.size))))));
+}
