@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any
 
@@ -34,7 +35,7 @@ async def readyz(services: The, response: Response) -> Readiness:
 
 @root.get("/metrics", response_class=Response, summary="Prometheus exposition", responses=responses(401, 403))
 async def metrics(services: The, _: Scraper, accept: Annotated[str, Header()] = "") -> Response:
-    body, media_type = services.metrics(accept)
+    body, media_type = await asyncio.to_thread(services.metrics, accept)
     return Response(body, headers={"Content-Type": media_type})
 
 

@@ -1,0 +1,181 @@
+"""The metrics: names, absence of what is not known, no series that outlive their stream, promtool's judgement."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from streamwatch.domain import (
+    AlertEvent,
+    AlertPhase,
+    DropReason,
+    FailureReason,
+    Instant,
+    StreamState,
+    StreamStatus,
+    UnknownReason,
+    Verdict,
+)
+from streamwatch.metrics import Metrics
+from tests.fakes.control import alert, stream_score
+from tests.require import prometheus
+
+NAMES = {  # those of the interface, as they stand in the exposition
+    "build_info",
+    "stream_up",
+    "stream_last_frame_timestamp_seconds",
+    "stream_reconnects_total",
+    "frames_decoded_total",
+    "frames_sampled_total",
+    "frames_dropped_total",
+    "faces_scored_total",
+    "capture_to_score_seconds",
+    "stage_duration_seconds",
+    "batch_size",
+    "queue_depth",
+    "score_ratio",
+    "score_threshold_ratio",
+    "member_score_ratio",
+    "score_coverage_ratio",
+    "alerts_total",
+    "alerts_active",
+    "sink_deliveries_total",
+    "websocket_clients",
+}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def metrics(clock: Clock) -> Metrics:
+    return Metrics({"version": "1.0", "torch": "2.9", "weights": "bundled"}, stale_after=30.0, clock=clock)
+
+
+def status(stream: str, state: StreamState) -> StreamStatus:
+    return StreamStatus(stream, state, Instant(0.0, 0.0))
+
+
+def tell_everything(metrics: Metrics, stream: str = "lobby") -> None:
+    metrics.stream_status(status(stream, StreamState.LIVE))
+    metrics.frames_decoded(stream, 50)
+    metrics.frame_sampled(stream)
+    metrics.frame_received(stream, 1e9)
+    for reason in DropReason:
+        metrics.frames_dropped(stream, reason, 2)
+    metrics.reconnecting(stream, FailureReason.TIMEOUT)
+    metrics.clock_skew(stream, 0.01)
+    metrics.faces_scored(stream, 3)
+    metrics.stream_scored(stream_score(stream, 1, 0.81))
+    metrics.capture_to_score(stream, 0.34)
+    metrics.stage("detect", 0.02)
+    metrics.batch_scored("cpu", 4)
+    metrics.queue_depth("ensemble", 3)
+    opened = alert("a1", stream)
+    metrics.alert(AlertEvent(AlertPhase.OPENED, None, opened))
+    metrics.delivery("log", "delivered")
+    metrics.history_lost("rows", 1)
+    metrics.websocket_clients(2)
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name.removeprefix("streamwatch_"), tuple(sorted(sample.labels.items()))): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    }
+
+
+def test_every_metric_of_the_interface_has_its_name_and_value(metrics: Metrics) -> None:
+    tell_everything(metrics)
+    text = metrics.exposition()[0].decode()
+    families = {line.split()[2].removeprefix("streamwatch_") for line in text.splitlines() if line.startswith("# TYPE")}
+    assert families >= NAMES
+    assert all(line.startswith(("#", "streamwatch_")) for line in text.splitlines())
+    found = samples(metrics)
+    lobby = (("stream", "lobby"),)
+    assert found["stream_up", lobby] == 1
+    assert found["score_ratio", lobby] == 0.81
+    assert found["score_threshold_ratio", lobby] == 0.7
+    assert found["member_score_ratio", (("member", "ViT"), *lobby)] == 0.81
+    assert found["frames_dropped_total", (("reason", "budget"), *lobby)] == 2
+    assert found["alerts_total", (("severity", "critical"), *lobby)] == 1
+    assert found["alerts_active", lobby] == 1
+    assert found["capture_to_score_seconds_count", ()] == 1
+    assert found["build_info", (("torch", "2.9"), ("version", "1.0"), ("weights", "bundled"))] == 1
+
+
+def test_the_score_is_absent_when_unknown_stale_or_not_live(metrics: Metrics, clock: Clock) -> None:
+    def score() -> bool:
+        metrics.exposition()
+        return any(name in {"score_ratio", "member_score_ratio"} for name, _ in samples(metrics))
+
+    known = stream_score("lobby", 1)
+    metrics.stream_status(status("lobby", StreamState.LIVE))
+    assert not score()
+    metrics.stream_scored(known)
+    assert score()
+    metrics.stream_scored(replace(known, score=None, verdict=Verdict.UNKNOWN, reason=UnknownReason.NO_FACE))
+    assert not score()
+    metrics.stream_scored(known)
+    clock.now += 31
+    assert not score(), "nothing was said for longer than stale_after"
+    metrics.stream_scored(known)
+    metrics.stream_status(status("lobby", StreamState.RECONNECTING))
+    assert not score()
+    assert samples(metrics)["stream_up", (("stream", "lobby"),)] == 0
+
+
+def test_a_removed_stream_leaves_no_series_and_late_counts_bring_none_back(metrics: Metrics) -> None:
+    tell_everything(metrics, "lobby")
+    tell_everything(metrics, "door")
+    metrics.stream_removed("lobby")
+    metrics.stream_status(status("lobby", StreamState.STOPPED))
+    metrics.frames_decoded("lobby", 1)
+    metrics.frames_dropped("lobby", DropReason.STALE, 1)
+    metrics.stream_scored(stream_score("lobby", 2))
+    assert not [labels for _, labels in samples(metrics) if ("stream", "lobby") in labels]
+    assert [labels for _, labels in samples(metrics) if ("stream", "door") in labels]
+    metrics.stream_status(status("lobby", StreamState.CONNECTING))  # it is added again
+    assert samples(metrics)["frames_decoded_total", (("stream", "lobby"),)] == 0
+
+
+def test_an_alert_is_active_from_its_opening_to_its_resolution(metrics: Metrics) -> None:
+    first, second = alert("a1"), alert("a2")
+    key = "alerts_active", (("stream", "lobby"),)
+    metrics.alert(AlertEvent(AlertPhase.OPENED, None, first))
+    metrics.alert(AlertEvent(AlertPhase.OPENED, None, second))
+    metrics.alert(AlertEvent(AlertPhase.UPDATED, first, first))
+    assert samples(metrics)[key] == 2
+    metrics.alert(AlertEvent(AlertPhase.RESOLVED, first, replace(first, resolved_at=Instant(1, 1))))
+    assert samples(metrics)[key] == 1
+    assert samples(metrics)["alerts_total", (("severity", "critical"), ("stream", "lobby"))] == 2
+
+
+def test_openmetrics_on_request_carries_an_exemplar(metrics: Metrics) -> None:
+    tell_everything(metrics)
+    body, media_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
+    assert media_type.startswith("application/openmetrics-text")
+    assert b'# {stream="lobby"} 0.34' in body
+    assert b"# {" not in metrics.exposition()[0]
+
+
+@pytest.mark.prometheus
+def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
+    (promtool,) = prometheus("promtool")
+    tell_everything(metrics)
+    body, _ = metrics.exposition()
+    done = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
