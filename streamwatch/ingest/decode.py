@@ -54,6 +54,7 @@ class DecodeRun:
     ) -> None:  # fmt: skip
         self._plan, self._container, self._sink, self._stop, self._limits = plan, container, sink, stop, limits
         self._stream = _video(container, plan)
+        self._vp9 = self._stream.codec_context.codec.canonical_name == "vp9"
         self._reformatter = VideoReformatter()
         self._policy = SkipPolicy()
         self._info: StreamInfo | None = None
@@ -110,6 +111,8 @@ class DecodeRun:
             self._pace(t)
             now = _now()
             self._packet_time = t
+            if self._vp9 and not packet.is_keyframe:
+                packet.is_keyframe = _is_vp9_key(packet)
             self._clock.arrived(t, now, _reported(packet))
             self._sink.packet(packet, self._stream)
             self._choose_skip(t, packet.is_keyframe)
@@ -225,6 +228,13 @@ def _reported(packet: Packet[VideoStream]) -> float | None:
     if not packet.has_sidedata("prft"):
         return None
     return float(_PRFT.unpack_from(bytes(packet.get_sidedata("prft")))[0]) / 1e6
+
+
+def _is_vp9_key(packet: Packet[VideoStream]) -> bool:
+    """By the uncompressed header (VP9 bitstream specification, 6.2): FFmpeg's RTP side does not mark key pictures."""
+    first = bytes(memoryview(packet)[:1])[0]
+    marker, shown_again, inter = first >> 6, first & 0x08, first & 0x04
+    return marker == 2 and not shown_again and not inter
 
 
 def _now() -> Instant:
