@@ -11,7 +11,8 @@ from typing import Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+
+from streamwatch.domain import Image
 
 CROP_VERSION: Final = "square1.6h-up0.1-v1"
 """Square of 1.6 x the box's height, centred 0.1 heights above the box's centre; edges replicated."""
@@ -19,7 +20,6 @@ CROP_VERSION: Final = "square1.6h-up0.1-v1"
 SIDE_PER_HEIGHT: Final = 1.6
 RAISE_PER_HEIGHT: Final = 0.1
 
-Image = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
 
@@ -55,7 +55,7 @@ def crop_face(image: Image, box: Box, size: int, jitter: CropJitter | None = Non
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"expected a non-empty uint8 image H x W x 3, got {image.dtype} {image.shape}")
-    x0, y0, x1, y1 = crop_box(box, jitter)
+    x0, y0, x1, _ = crop_box(box, jitter)
     left, top = round(x0), round(y0)
     side = max(1, round(x1 - x0))
     height, width = image.shape[:2]

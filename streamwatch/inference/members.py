@@ -52,7 +52,8 @@ class MemberSpec:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown or "backbone" not in values:
             raise ValueError(f"architecture: unknown {sorted(unknown)} or backbone missing")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,136 @@
+"""Train one member of the ensemble: from scratch, from weights that are here, or on from its own checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import timm
+import torch
+
+from streamwatch.errors import ConfigError
+from streamwatch.inference.members import MaskMember
+from streamwatch.training.bundle import load_bundled, load_checkpoint, load_warm_start, new_member, transplant
+from streamwatch.training.faces import load_labelled_faces
+from streamwatch.training.heldout import find_reconstruct
+from streamwatch.training.loop import Recipe, Trainer
+from streamwatch.training.own import read_own_data
+from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("member", choices=sorted(PLANS), help="the member's role")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of labelled faces (with labels.npz)")
+    parser.add_argument(
+        "--own-data", type=Path, help="CSV of paths and labels, or a FaceForensics++, Celeb-DF or DFDC folder"
+    )
+    parser.add_argument("--folder", type=Path, help="checkpoint and log (default: runs/MEMBER)")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint where there is one")
+    parser.add_argument(
+        "--start-from",
+        help="a checkpoint (.pt), a directory of weights (DIR or DIR:MEMBER), or a file in the short key layout",
+    )
+    parser.add_argument(
+        "--pretrained", action="store_true", help="start the trunk from timm's ImageNet weights (needs the model hub)"
+    )
+    parser.add_argument("--images", type=int, help="length of the training")
+    parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--minutes", type=float, help="stop after so long, to go on later with --resume")
+    parser.add_argument("--autoencoders", type=Path, help="folder of auto-encoders for reconstructed fakes")
+    parser.add_argument("--mix", default="", help="shares of the fakes, such as swap=0.4,rescale=0")
+    parser.add_argument("--mask-weight", type=float, help="weight of the dense mask loss (0: off)")
+    parser.add_argument("--severity", type=float, help="strength of the stream look, 0 to 1")
+    parser.add_argument(
+        "--easy", type=float, help="share of the length during which the fakes harden (0: no curriculum)"
+    )
+    parser.add_argument("--freeze", default="", help="stages of the trunk to leave as they are, such as stem,stages_0")
+    parser.add_argument("--backbone", help="another timm network that gives features at strides 16 and 32")
+    parser.add_argument("--sizes", default="", help="input sizes by share of the length, such as 0:128,0.7:224")
+    parser.add_argument("--limit", type=int, help="use only so many faces")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    plan = plan_of(args.member)
+    if args.backbone:
+        plan = replace(plan, spec=replace(plan.spec, backbone=args.backbone))
+    recipe = recipe_of(args, plan)
+    torch.manual_seed(recipe.seed)
+    member = initial_member(args, plan)
+    freeze(member, tuple(filter(None, args.freeze.split(","))))
+    faces = load_labelled_faces(args.data_dir, "train", args.limit)
+    trainer = Trainer(
+        member,
+        faces,
+        recipe,
+        args.folder or Path("runs") / args.member,
+        reconstruct=find_reconstruct(args.autoencoders),
+        own=read_own_data(args.own_data, recipe.pairs.size) if args.own_data else None,
+    )
+    if args.resume:
+        trainer.resume()
+    elif trainer.checkpoint.exists():
+        raise ConfigError(f"{trainer.checkpoint}: is there already; give --resume, or another --folder")
+    trainer.run(60 * args.minutes if args.minutes else None)
+    return 0
+
+
+def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
+    """The plan's recipe with what the command line changes."""
+    recipe = plan.recipe
+    schedule = plan.refine if args.start_from else recipe.schedule
+    given = {"images": args.images, "rate": args.rate, "easy": args.easy, "sizes": parse_sizes(args.sizes)}
+    schedule = replace(schedule, **{name: value for name, value in given.items() if value is not None})
+    pairs = replace(recipe.pairs, mix=parse_mix(args.mix, recipe.pairs.mix))
+    if args.severity is not None:
+        pairs = replace(pairs, severity=args.severity)
+    losses = recipe.losses
+    if args.mask_weight is not None:
+        losses = replace(losses, mask=args.mask_weight)
+    seed = recipe.seed if args.seed is None else args.seed
+    return replace(recipe, schedule=schedule, pairs=pairs, losses=losses, seed=seed, device=args.device)
+
+
+def parse_sizes(text: str) -> tuple[tuple[float, int], ...] | None:
+    """`0:128,0.7:224` as ((0.0, 128), (0.7, 224)); None of nothing; ConfigError where it is malformed."""
+    if not text:
+        return None
+    try:
+        steps = tuple((float(share), int(size)) for share, size in (part.split(":") for part in text.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"sizes: {text!r} is not SHARE:SIZE,...") from error
+    if steps[0][0] != 0 or list(steps) != sorted(steps) or any(size < 32 for _, size in steps):
+        raise ConfigError(f"sizes: {text!r} must begin at share 0, rise, and be at least 32 pixels")
+    return steps
+
+
+def initial_member(args: argparse.Namespace, plan: Plan) -> MaskMember:
+    """The network before its first step."""
+    member = new_member(plan.spec)
+    if args.start_from:
+        source = Path(args.start_from.partition(":")[0])
+        if source.is_dir():
+            transplant(load_bundled(source, args.start_from.partition(":")[2] or args.member), member)
+        elif source.suffix == ".pt":
+            transplant(load_checkpoint(source), member)
+        else:
+            load_warm_start(source, member)
+    elif args.pretrained:
+        try:
+            donor = timm.create_model(plan.spec.backbone, pretrained=True, features_only=True, out_indices=(-2, -1))
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"pretrained: timm's weights of {plan.spec.backbone} cannot be had: {error}") from error
+        member.trunk.load_state_dict(donor.state_dict())
+    return member
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(_parser)
+    raise SystemExit(run(_parser.parse_args()))

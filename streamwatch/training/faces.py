@@ -1,0 +1,91 @@
+"""Real faces for training: decoded once, kept as uint8 in memory, with their geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from streamwatch.domain import Floats, Image
+from streamwatch.errors import StreamWatchError
+from streamwatch.training.geometry import FaceGeometry
+
+LABELS = "labels.npz"
+SIXTEENTHS = 16.0
+
+
+class DatasetError(StreamWatchError):
+    """A data set cannot be read; the message names the file and what is wrong with it."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceSet:
+    """Pictures (RGB, any size), one face's geometry each, and the pose used to find donors (rows of shape (N, D))."""
+
+    images: Sequence[Image]
+    geometries: Sequence[FaceGeometry]
+    names: Sequence[str]
+    poses: Floats
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_labelled_faces(folder: Path, split: str, limit: int | None = None, sharp_only: bool = True) -> FaceSet:
+    """The rows of `folder`/labels.npz of one split ('train' or 'val'); `limit` takes an even sample.
+
+    Raises DatasetError naming the file that is missing, damaged or without rows.
+    """
+    table = _read_labels(folder / LABELS)
+    wanted = table["sharp"].astype(bool) if sharp_only else np.ones(len(table["sharp"]), bool)
+    rows = np.flatnonzero((table["split"] == split) & wanted)
+    if len(rows) == 0:
+        raise DatasetError(f"{folder / LABELS}: no rows of split {split!r}")
+    if limit is not None and limit < len(rows):
+        rows = rows[np.linspace(0, len(rows) - 1, limit, dtype=int)]
+    images, geometries = [], []
+    for row in rows:
+        images.append(read_picture(folder / str(table["name"][row])))
+        box, points = table["box"][row] / SIXTEENTHS, table["landmarks"][row] / SIXTEENTHS
+        geometries.append(FaceGeometry.from_landmarks(box, points))
+    return FaceSet(images, geometries, [str(n) for n in table["name"][rows]], poses_of(geometries))
+
+
+def _read_labels(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in ("name", "split", "sharp", "box", "landmarks")}
+    except (OSError, KeyError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read as face labels: {error}") from error
+
+
+def read_picture(path: Path) -> Image:
+    """A picture as RGB uint8; DatasetError names a file that is missing or is no picture."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise DatasetError(f"{path}: missing, or not a picture")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def poses_of(geometries: Sequence[FaceGeometry]) -> Floats:
+    """Each face's points, centred and scaled to unit size: near rows look the same way."""
+    points = np.stack([g.points[:: max(1, len(g.points) // 24)] for g in geometries])
+    points = points - points.mean(1, keepdims=True)
+    size = np.sqrt((points**2).sum((1, 2), keepdims=True)) + 1e-6
+    return np.asarray((points / size).reshape(len(geometries), -1), np.float32)
+
+
+def pick_donor(faces: FaceSet, index: int, rng: np.random.Generator, tries: int = 12) -> int:
+    """Of a few random other faces, the one that looks the most nearly the same way."""
+    candidates = rng.integers(0, len(faces), tries)
+    candidates = candidates[candidates != index]
+    if len(candidates) == 0:
+        return (index + 1) % len(faces)
+    distance = ((faces.poses[candidates] - faces.poses[index]) ** 2).sum(1)
+    return int(candidates[int(distance.argmin())])

@@ -1,0 +1,57 @@
+"""Held-out pseudo-fakes: the `val` faces, full-strength augmentation, a fixed seed. Not deepfake accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from streamwatch.domain import Floats, Image
+from streamwatch.inference.crop import SIDE_PER_HEIGHT
+from streamwatch.training.autoencoder import load_autoencoders, reconstructor
+from streamwatch.training.faces import load_labelled_faces
+from streamwatch.training.fakes import Reconstruct
+from streamwatch.training.pairs import PairSettings, make_pair
+
+HELD_OUT_SEED = 20_260_101
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Face crops (N, S, S, 3) with labels (N,), face heights in pixels as seen (N,) and a quality bin each."""
+
+    crops: Image
+    labels: npt.NDArray[np.int64]
+    heights: Floats
+    compression: tuple[str, ...]
+
+
+def find_reconstruct(folder: Path | None) -> Reconstruct | None:
+    """The generator behind auto-encoder fakes, from the folder of trained ones; None where none is named."""
+    return reconstructor(load_autoencoders(folder)) if folder is not None else None
+
+
+def held_out(
+    faces: Path, pairs: int, size: int, reconstruct: Reconstruct | None = None, seed: int = HELD_OUT_SEED
+) -> Labelled:
+    """`pairs` reals and as many fakes of the `val` faces in `faces`."""
+    people = load_labelled_faces(faces, "val")
+    settings = PairSettings(size=size)
+    crops, heights, compression = [], [], []
+    for index in _rows(len(people), pairs):
+        # A generator for each pair keeps the first n pairs the same whatever their number.
+        pair = make_pair(people, index[0], np.random.default_rng((seed, index[1])), settings, reconstruct)
+        crops.append(pair.images[:2])
+        heights += [pair.look.size / SIDE_PER_HEIGHT] * 2
+        compression += [pair.look.compression] * 2
+    labels = np.tile(np.array([0, 1]), pairs)
+    return Labelled(np.concatenate(crops), labels, np.asarray(heights, np.float32), tuple(compression))
+
+
+def _rows(people: int, pairs: int) -> Iterator[tuple[int, int]]:
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(people)
+    for number in range(pairs):
+        yield int(order[number % people]), number

@@ -1,0 +1,74 @@
+"""What a member is taught by: one bit a picture, a margin within each pair, and where each fake was blended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamwatch.inference.members import MaskMember
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms; 0 leaves a term out. `smoothing` is that of the labels."""
+
+    verdict: float = 1.0
+    mask: float = 1.0
+    margin: float = 0.3
+    triplet: float = 0.0
+    consistency: float = 0.1
+    smoothing: float = 0.05
+    triplet_margin: float = 0.3
+
+
+DEFAULT_LOSSES = LossWeights()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Rows alternate real, fake of the same face: `images` (2P, 3, S, S) in 0..1, `labels` (2P,), `masks` (2P, S, S).
+
+    A mask of -1 is unknown. `clean` (2C, 3, S, S) are the uncompressed views of the rows `clean_rows` (2C,); both may
+    be empty.
+    """
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor
+    clean: Tensor
+    clean_rows: Tensor
+
+
+def member_loss(member: MaskMember, batch: Batch, weights: LossWeights) -> tuple[Tensor, dict[str, float], Tensor]:
+    """The weighted sum, each term's value, and the batch's logits (2P,)."""
+    rows = len(batch.images)
+    features, mask = member.features(torch.cat((batch.images, batch.clean)))
+    logits = member.head(features)[:, 0]
+    seen, seen_mask = logits[:rows], mask[:rows]
+    target = batch.labels * (1 - weights.smoothing) + 0.5 * weights.smoothing
+    patches = F.adaptive_avg_pool2d(batch.masks[:, None], (seen_mask.shape[-2], seen_mask.shape[-1]))[:, 0]
+    known = patches >= 0
+    terms = {
+        "verdict": F.binary_cross_entropy_with_logits(seen, target),
+        "mask": F.binary_cross_entropy_with_logits(seen_mask[known], patches[known]),
+        "margin": F.softplus(1.0 - (seen[1::2] - seen[0::2])).mean(),
+    }
+    if weights.triplet > 0:
+        terms["triplet"] = triplet_loss(features[:rows], weights.triplet_margin)
+    if weights.consistency > 0 and len(batch.clean):
+        terms["consistency"] = F.smooth_l1_loss(logits[rows:], seen[batch.clean_rows])
+    total = sum((getattr(weights, name) * term for name, term in terms.items()), torch.zeros(()))
+    return total, {name: float(term.detach()) for name, term in terms.items()}, seen.detach()
+
+
+def triplet_loss(features: Tensor, margin: float) -> Tensor:
+    """On unit-length features, anchors in turn real and fake: nearer to another of its kind than to its own pair."""
+    unit = F.normalize(features, dim=1)
+    real, fake = unit[0::2], unit[1::2]
+    other_real, other_fake = real.roll(1, 0), fake.roll(1, 0)
+    near = torch.cat(((real - other_real).norm(dim=1), (fake - other_fake).norm(dim=1)))
+    far = (real - fake).norm(dim=1).repeat(2)
+    return F.relu(near - far + margin).mean()
