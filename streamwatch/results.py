@@ -35,11 +35,30 @@ class History(Protocol):
     def status(self, status: StreamStatus) -> None: ...
 
 
-class Desk(Protocol):
-    """Takes alert events on their way to outbox and evidence. Never blocks."""
+class Outbox(Protocol):
+    def submit(self, event: AlertEvent) -> None: ...
 
+
+class Evidence(Protocol):
     def submit(self, event: AlertEvent) -> None: ...
     def observe(self, score: StreamScore, scores: FrameScores | None) -> None: ...
+
+
+class Desk:
+    """Gives alert events to the outbox and the evidence, and to the latter what it may need. Never blocks."""
+
+    def __init__(self, outbox: Outbox, evidence: Evidence | None = None) -> None:
+        self._outbox = outbox
+        self._evidence = evidence
+
+    def submit(self, event: AlertEvent) -> None:
+        self._outbox.submit(event)
+        if self._evidence is not None:
+            self._evidence.submit(event)
+
+    def observe(self, score: StreamScore, scores: FrameScores | None) -> None:
+        if self._evidence is not None:
+            self._evidence.observe(score, scores)
 
 
 class Results:

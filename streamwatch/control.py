@@ -1,0 +1,226 @@
+"""What the server may ask of the service (server.ports.Control), answered from fleet, history and engine."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from streamwatch import __version__
+from streamwatch.config import Config, StreamSettings, load
+from streamwatch.domain import Alert, AlertEvent, AlertPhase, Review, WhipGateway
+from streamwatch.errors import ConfigError, NotFound
+from streamwatch.fleet import Fleet
+from streamwatch.history.store import History
+from streamwatch.inference.engine import LocalEngine
+from streamwatch.monitor import StreamMonitor, drops
+from streamwatch.results import Results
+from streamwatch.server.hub import Hub
+from streamwatch.server.ports import AlertQuery, ReloadReport, ScorePoint, ScoreQuery, StreamStatistics, StreamView
+
+log = logging.getLogger(__name__)
+
+Allow = Callable[[str], Awaitable[None]]
+"""Raises UrlNotAllowed for a source URL that the API may not add."""
+
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlledRooms:
+    """What the control reaches into. `evidence` gives the directory of an alert's bundle, or None."""
+
+    fleet: Fleet
+    engine: LocalEngine
+    history: History
+    hub: Hub
+    results: Results
+    allow: Allow
+    evidence: Callable[[str], Path | None]
+    whip: WhipGateway | None = None
+
+
+@dataclass(slots=True)
+class Settled:
+    """The configuration that holds, and where it came from."""
+
+    config: Config
+    path: Path | None = None
+    from_file: frozenset[str] = field(default_factory=frozenset)
+
+
+class ServiceControl:
+    """Implements `server.ports.Control`. In the event loop only."""
+
+    def __init__(self, rooms: ControlledRooms, settled: Settled) -> None:
+        self._rooms = rooms
+        self._settled = settled
+        self._started_at = time.time()
+        self._not_ready: list[str] = []
+
+    # --- streams -----------------------------------------------------------------------------------------------------
+
+    def streams(self) -> Sequence[StreamView]:
+        return [self._view(monitor) for monitor in self._rooms.fleet.monitors.values()]
+
+    def stream(self, stream: str) -> StreamView:
+        return self._view(self._rooms.fleet[stream])
+
+    async def add_stream(self, stream: str, settings: StreamSettings) -> StreamView:
+        await self._rooms.allow(settings.url.get_secret_value())
+        self._rooms.hub.configured(stream, settings.name)
+        monitor = await self._rooms.fleet.add(stream, settings)
+        self._remember({**self._settled.config.streams, stream: settings})
+        return self._view(monitor)
+
+    async def change_stream(self, stream: str, settings: StreamSettings) -> StreamView:
+        current = self._rooms.fleet[stream].settings.stream
+        if settings.url != current.url:
+            await self._rooms.allow(settings.url.get_secret_value())
+        monitor = await self._rooms.fleet.change(stream, settings)
+        self._rooms.hub.configured(stream, settings.name)
+        self._remember({**self._settled.config.streams, stream: settings})
+        return self._view(monitor)
+
+    async def remove_stream(self, stream: str) -> None:
+        await self._rooms.fleet.remove(stream)
+        self._remember({name: kept for name, kept in self._settled.config.streams.items() if name != stream})
+
+    def _remember(self, streams: Mapping[str, StreamSettings]) -> None:
+        self._settled.config = self._settled.config.model_copy(update={"streams": dict(streams)})
+
+    def _view(self, monitor: StreamMonitor) -> StreamView:
+        counters = monitor.counters
+        return StreamView(
+            monitor.stream,
+            monitor.settings.stream,
+            monitor.status,
+            monitor.info,
+            StreamStatistics(
+                counters.decoded,
+                counters.sampled,
+                counters.scored_faces,
+                drops(counters),
+                counters.reconnects,
+                monitor.fps,
+                counters.measured_fps(time.monotonic()),
+                counters.latency(0.5),
+                counters.latency(0.95),
+            ),
+            monitor.stream in self._settled.from_file,
+        )
+
+    # --- the past ----------------------------------------------------------------------------------------------------
+
+    async def scores(self, query: ScoreQuery) -> Sequence[ScorePoint]:
+        points = await self._rooms.history.scores.points(query.stream, query.since, query.until, query.limit)
+        return [
+            ScorePoint(
+                point.at, point.score, point.verdict, point.reason, point.threshold, point.coverage, point.members,
+                point.low, point.high,
+            )
+            for point in points
+        ]  # fmt: skip
+
+    async def alerts(self, query: AlertQuery) -> Sequence[Alert]:
+        return await self._rooms.history.alerts.query(query)
+
+    async def alert(self, alert: str) -> Alert:
+        return await self._rooms.history.alerts.alert(alert)
+
+    async def review_alert(self, alert: str, review: Review, note: str, by: str) -> Alert:
+        before = await self._rooms.history.alerts.alert(alert)
+        after = await self._rooms.history.alerts.review(alert, review, note, by)
+        self._rooms.results.rules.reviewed(after)
+        self._rooms.results.alert(AlertEvent(AlertPhase.UPDATED, before, after))
+        return after
+
+    async def evidence(self, alert: str) -> Path:
+        directory = self._rooms.evidence(alert)
+        if directory is None:
+            raise NotFound(f"there is no evidence of the alert {alert!r}")
+        return directory
+
+    # --- the service -------------------------------------------------------------------------------------------------
+
+    def config(self) -> Config:
+        return self._settled.config
+
+    async def reload(self) -> ReloadReport:
+        if self._settled.path is None:
+            raise ConfigError("the service runs without a configuration file: there is nothing to read again")
+        fresh = load(self._settled.path)
+        before = self._settled
+        added_by_api = {
+            name: settings for name, settings in before.config.streams.items()
+            if name not in before.from_file and name not in fresh.streams
+        }  # fmt: skip
+        wanted = {**fresh.streams, **added_by_api}
+        for name, settings in wanted.items():
+            self._rooms.hub.configured(name, settings.name)
+        difference = await self._rooms.fleet.reconcile(wanted)
+        unlike = [
+            name for name in Config.model_fields
+            if name != "streams" and getattr(fresh, name) != getattr(before.config, name)
+        ]  # fmt: skip
+        # What needs a restart keeps its old value, so that `config` tells what really holds.
+        self._settled = Settled(
+            before.config.model_copy(update={"streams": wanted}), before.path, frozenset(fresh.streams)
+        )  # fmt: skip
+        log.info(
+            "configuration read again: %d added, %d changed, %d removed%s",
+            len(difference.added), len(difference.changed), len(difference.removed),
+            f"; a restart is needed for {', '.join(unlike)}" if unlike else "",
+        )  # fmt: skip
+        return ReloadReport(difference.added, difference.changed, difference.removed, tuple(unlike))
+
+    def drain(self) -> None:
+        """From here on the service is not ready: it is about to end."""
+        self.fail("the service is ending")
+
+    def fail(self, reason: str) -> None:
+        """A part of the service that nothing can replace has ended."""
+        self._not_ready.append(reason)
+
+    def not_ready(self) -> Sequence[str]:
+        return tuple(self._not_ready)
+
+    @property
+    def whip(self) -> WhipGateway | None:
+        return self._rooms.whip
+
+    def describe(self) -> Mapping[str, Any]:
+        monitors = self._rooms.fleet.monitors.values()
+        latencies = sorted(latency for monitor in monitors for latency in monitor.counters.latencies)
+        history = self._rooms.history.statistics
+        engine = self._rooms.engine.describe()
+        return {
+            "version": __version__,
+            "started_at": datetime.fromtimestamp(self._started_at, UTC).isoformat().replace("+00:00", "Z"),
+            "latency": describe_latency(latencies),
+            "streams": Counter(monitor.status.state.value for monitor in monitors),
+            "history": {
+                "waiting": history.waiting, "written": history.written, "lost": history.lost, "down": history.down
+            },
+            **engine,
+        }  # fmt: skip
+
+
+def describe_latency(ordered: Sequence[float]) -> dict[str, Any]:
+    """Quantiles and cumulative counts of capture-to-score seconds, in rising order."""
+
+    def quantile(share: float) -> float | None:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 4) if ordered else None
+
+    return {
+        "count": len(ordered),
+        "p50": quantile(0.5),
+        "p95": quantile(0.95),
+        "p99": quantile(0.99),
+        "buckets": [{"le": bound, "count": sum(latency <= bound for latency in ordered)} for bound in BUCKETS],
+    }
