@@ -1,0 +1,307 @@
+"""Alert events on their way to real sinks: the durable outbox, order, retries, a dead sink, a lost database,
+latency."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from streamwatch.alerts.dispatcher import Dispatcher
+from streamwatch.alerts.sinks import make_sinks
+from streamwatch.config import HistorySettings, SinkSettings
+from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, Instant, Severity
+from streamwatch.errors import ConfigError
+from streamwatch.history.store import History
+from tests.fakes.webhook import Receiver, webhook_receiver
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with webhook_receiver() as running:
+        yield running
+
+
+@pytest.fixture
+async def history(tmp_path: Path) -> AsyncIterator[History]:
+    store = History(HistorySettings(url=SecretStr(f"sqlite+aiosqlite:///{tmp_path}/history.db")))
+    await store.open()
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def dispatching(history: History, sinks: Mapping[str, object], **options: Any) -> AsyncIterator[Dispatcher]:
+    settings = {name: SinkSettings.model_validate(sink) for name, sink in sinks.items()}
+    made = make_sinks(settings)
+    dispatcher = Dispatcher(history.alerts, {n: (made[n], settings[n]) for n in settings}, **options)
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await dispatcher.stop()
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def now() -> Instant:
+    return Instant(time.monotonic(), time.time())
+
+
+def opened(name: str, stream: str = "lobby", severity: Severity = Severity.CRITICAL) -> AlertEvent:
+    at = now()
+    alert = Alert(
+        id=name,
+        kind=AlertKind.DEEPFAKE,
+        rule="deepfake",
+        stream=stream,
+        severity=severity,
+        opened_at=at,
+        updated_at=at,
+        value=0.9,
+        peak=0.9,
+        threshold=0.7,
+        summary=f"Face 1 on {stream}",
+        labels={"site": "hq"},
+    )
+    return AlertEvent(AlertPhase.OPENED, None, alert)
+
+
+def resolved(event: AlertEvent) -> AlertEvent:
+    at = now()
+    return AlertEvent(AlertPhase.RESOLVED, event.after, replace(event.after, updated_at=at, resolved_at=at))
+
+
+async def test_a_webhook_is_signed_and_in_alertmanagers_shape(history: History, receiver: Receiver) -> None:
+    sink = {"kind": "webhook", "url": receiver.url, "secret": "s3cret"}
+    async with dispatching(history, {"hook": sink}) as dispatcher:
+        event = opened("a1")
+        dispatcher.submit(event)
+        dispatcher.submit(resolved(event))
+        await until(lambda: len(receiver.requests) == 2)
+    first, second = receiver.requests
+    assert (first.json["version"], first.json["status"], first.json["receiver"]) == ("4", "firing", "hook")
+    (alert,) = first.json["alerts"]
+    assert alert["labels"] == {
+        "alertname": "DeepfakeSuspected",
+        "alert_id": "a1",
+        "rule": "deepfake",
+        "severity": "critical",
+        "stream": "lobby",
+    }
+    assert (alert["annotations"]["summary"], alert["annotations"]["site"]) == ("Face 1 on lobby", "hq")
+    assert alert["endsAt"].startswith("0001-")
+    assert second.json["status"] == "resolved"
+    assert second.json["alerts"][0]["fingerprint"] == alert["fingerprint"]
+    # The check that docs/operators.md gives to receivers.
+    stamp, _, digest = first.headers["X-StreamWatch-Signature"].partition(",v1=")
+    signed = stamp.removeprefix("t=").encode() + b"." + first.body
+    assert hmac.compare_digest(digest, hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest())
+    assert first.headers["Idempotency-Key"] != second.headers["Idempotency-Key"]
+
+
+async def test_a_failing_receiver_is_tried_again_in_order(history: History, receiver: Receiver) -> None:
+    receiver.status = 503
+    problems: list[tuple[str, str | None]] = []
+    report = lambda kind, name, problem: problems.append((name, problem))  # noqa: E731
+    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}, report=report) as dispatcher:
+        event = opened("a1")
+        dispatcher.submit(event)
+        dispatcher.submit(resolved(event))
+        await until(lambda: dispatcher.statistics.failed_attempts >= 2)
+        receiver.status = 200
+        await until(lambda: len(receiver.told) == 2)
+    assert receiver.told == [("a1", "firing"), ("a1", "resolved")]
+    deliveries = await history.alerts.deliveries("a1")
+    assert [(d.sequence, d.state) for d in deliveries] == [(1, "delivered"), (2, "delivered")]
+    assert deliveries[0].attempts >= 3
+
+
+async def test_a_dead_sink_delays_no_other_and_is_told(history: History, receiver: Receiver) -> None:
+    problems: list[tuple[AlertKind, str, str | None]] = []
+    sinks = {
+        "dead": {"kind": "webhook", "url": "http://127.0.0.1:9/", "timeout": 1.0},
+        "live": {"kind": "webhook", "url": receiver.url},
+    }
+    report = lambda kind, name, problem: problems.append((kind, name, problem))  # noqa: E731
+    async with dispatching(history, sinks, report=report) as dispatcher:
+        for i in range(5):
+            dispatcher.submit(opened(f"a{i}", stream=f"cam{i}"))
+        await until(lambda: len(receiver.told) == 5)
+        await until(lambda: problems)
+    assert problems[0][:2] == (AlertKind.SINK_FAILING, "dead")
+    assert "http://" not in str(problems[0][2])
+
+
+async def test_a_refused_body_becomes_a_dead_letter(history: History, receiver: Receiver) -> None:
+    receiver.status = 422
+    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}) as dispatcher:
+        dispatcher.submit(opened("a1"))
+        await until(lambda: dispatcher.statistics.dead == 1)
+    (delivery,) = await history.alerts.deliveries("a1")
+    assert (delivery.state, delivery.error) == ("dead", "answered 422")
+
+
+async def test_what_was_not_delivered_is_delivered_by_the_next_run(history: History, receiver: Receiver) -> None:
+    receiver.status = 500
+    sinks = {"hook": {"kind": "webhook", "url": receiver.url}}
+    async with dispatching(history, sinks) as dispatcher:
+        dispatcher.submit(opened("a1"))
+        await until(lambda: dispatcher.statistics.failed_attempts)
+    receiver.status = 200
+    async with dispatching(history, sinks):
+        await until(lambda: receiver.told == [("a1", "firing")])
+
+
+async def test_silences_and_severity_choose_the_sinks(history: History, receiver: Receiver) -> None:
+    sinks = {
+        "all": {"kind": "webhook", "url": receiver.url},
+        "critical": {"kind": "webhook", "url": receiver.url + "/critical", "min_severity": "critical"},
+    }
+    async with dispatching(history, sinks) as dispatcher:
+        quiet = opened("quiet")
+        dispatcher.submit(replace(quiet, after=replace(quiet.after, silenced=True)))
+        dispatcher.submit(opened("small", severity=Severity.INFO))
+        dispatcher.submit(opened("big"))
+        await until(lambda: len(receiver.told) == 3)
+    paths = sorted((r.told[0][0], r.path) for r in receiver.requests)
+    assert paths == [("big", "/hook"), ("big", "/hook/critical"), ("small", "/hook")]
+    assert (await history.alerts.alert("quiet")).silenced
+    assert await history.alerts.deliveries("quiet") == []
+
+
+async def test_alerts_of_one_stream_gather(history: History, receiver: Receiver) -> None:
+    sinks = {"hook": {"kind": "webhook", "url": receiver.url}}
+    async with dispatching(history, sinks, group_wait=0.3) as dispatcher:
+        for name, stream in (("a1", "lobby"), ("a2", "lobby"), ("a3", "hall")):
+            dispatcher.submit(opened(name, stream))
+        await until(lambda: len(receiver.told) == 3)
+    assert sorted(sorted(r.told) for r in receiver.requests) == [
+        [("a1", "firing"), ("a2", "firing")],
+        [("a3", "firing")],
+    ]
+
+
+async def test_alerts_leave_while_the_database_is_down(
+    history: History, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They go out from memory, and are in the history once it is back."""
+    database = history.scores._database
+    problems: list[tuple[str, str | None]] = []
+    report = lambda kind, name, problem: problems.append((name, problem))  # noqa: E731
+    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}, report=report) as dispatcher:
+        async with database.writing() as connection:
+            await connection.execute(text("ALTER TABLE alerts RENAME TO away"))
+        event = opened("a1")
+        dispatcher.submit(event)
+        dispatcher.submit(resolved(event))
+        await until(lambda: len(receiver.told) == 2)
+        assert receiver.told == [("a1", "firing"), ("a1", "resolved")]
+        assert dispatcher.statistics.unrecorded == 2
+        async with database.writing() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO alerts"))
+        await until(lambda: dispatcher.statistics.unrecorded == 0)
+        await until(lambda: problems and problems[-1] == ("outbox", None))
+    assert not (await history.alerts.alert("a1")).active
+    assert len(receiver.told) == 2
+
+
+async def test_a_command_gets_the_alert_and_is_killed_when_late(history: History, tmp_path: Path) -> None:
+    written = tmp_path / "alert.json"
+    save = f"import sys; open({str(written)!r}, 'w').write(sys.stdin.read())"
+    sinks = {
+        "save": {"kind": "command", "command": [sys.executable, "-c", save]},
+        "late": {"kind": "command", "command": ["sleep", "60"], "timeout": 0.2},
+        "absent": {"kind": "command", "command": ["/no/such/program"]},
+    }
+    async with dispatching(history, sinks) as dispatcher:
+        dispatcher.submit(opened("a1"))
+        await until(lambda: dispatcher.statistics.delivered == 1 and dispatcher.statistics.failed_attempts >= 2)
+    assert json.loads(written.read_text())["alerts"][0]["labels"]["alert_id"] == "a1"
+    errors = {d.sink: d.error for d in await history.alerts.deliveries("a1")}
+    assert errors["late"] == "sleep: not done within 0.2 s"
+    assert errors["absent"].startswith("/no/such/program: No such file")
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # Apprise's own import
+async def test_apprise_and_alertmanager_reach_their_receivers(history: History, receiver: Receiver) -> None:
+    pytest.importorskip("apprise")
+    host = receiver.url.removeprefix("http://")
+    sinks = {
+        "chat": {"kind": "apprise", "url": f"json://{host}"},
+        "am": {"kind": "alertmanager", "url": receiver.url},
+    }
+    async with dispatching(history, sinks) as dispatcher:
+        dispatcher.submit(opened("a1"))
+        await until(lambda: len(receiver.requests) == 2)
+    bodies = {r.path: r.json for r in receiver.requests}
+    assert bodies["/hook/api/v2/alerts"][0]["labels"]["alert_id"] == "a1"
+    assert "Face 1 on lobby" in bodies["/hook"]["message"]
+
+
+async def test_alert_to_webhook_latency(history: History, receiver: Receiver) -> None:
+    """p95 under a second from the event to the receiver, with scores being written at the same time."""
+    delays = []
+    task = asyncio.create_task(history.run())
+    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}) as dispatcher:
+        for i in range(40):
+            dispatcher.submit(opened(f"a{i}", stream=f"cam{i % 4}"))
+            await asyncio.sleep(0.03)
+        await until(lambda: len(receiver.told) == 40)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    for request in receiver.requests:
+        for alert_id, _ in request.told:
+            delays.append(request.at - (await history.alerts.alert(alert_id)).opened_at.wall)
+    assert sorted(delays)[int(0.95 * len(delays))] < 1.0
+
+
+async def test_no_secret_of_a_sink_is_logged(
+    history: History, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="streamwatch")
+    caplog.set_level(logging.INFO)
+    sinks = {
+        "hook": {"kind": "webhook", "url": receiver.url + "/T0PSECRET", "secret": "k3y"},
+        "dead": {"kind": "webhook", "url": "http://user:T0PSECRET@127.0.0.1:9/T0PSECRET", "timeout": 1.0},
+        "log": {"kind": "log"},
+    }
+    async with dispatching(history, sinks) as dispatcher:
+        dispatcher.submit(opened("a1"))
+        await until(lambda: dispatcher.statistics.delivered == 2 and dispatcher.statistics.failed_attempts >= 3)
+    assert "opened deepfake_suspected [lobby]" in caplog.text
+    assert "T0PSECRET" not in caplog.text
+
+
+def test_unusable_sinks_name_their_place() -> None:
+    sinks = {
+        "a": SinkSettings(kind="webhook"),
+        "b": SinkSettings(kind="alertmanager", url=SecretStr("ftp://host")),
+        "c": SinkSettings(kind="command"),
+    }
+    with pytest.raises(ConfigError) as caught:
+        make_sinks(sinks)
+    assert caught.value.faults == (
+        "alerts.sinks.a.url: is required",
+        "alerts.sinks.b.url: must be an http:// or https:// address",
+        "alerts.sinks.c.command: is required",
+    )
