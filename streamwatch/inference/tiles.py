@@ -68,7 +68,7 @@ def cut(image: Image, tiling: Tiling) -> TileBatch:
     """Shrink a frame (H, W, 3) and cut it into the detector's inputs; of several, the last is the whole frame."""
     height, width = image.shape[:2]
     small_width, small_height = _shrunk_size(width, height, tiling)
-    small = _resize(image, small_width, small_height)
+    small = _resize(_halved(image, small_width, small_height), small_width, small_height)
     places = [
         (x, y)
         for y in tile_starts(small_height, INPUT_SIZE, tiling.overlap)
@@ -97,6 +97,13 @@ def _shrunk_size(width: int, height: int, tiling: Tiling) -> tuple[int, int]:
         if columns * rows == 1 or columns * rows + 1 <= tiling.max_tiles:
             return size
         side *= 1.1
+
+
+def _halved(image: Image, width: int, height: int) -> Image:
+    """Halved while it stays larger than asked: exact halves are several times faster than one odd area resampling."""
+    while image.shape[1] % 2 == 0 and image.shape[0] % 2 == 0 and image.shape[1] >= 2 * width:
+        image = _resize(image, image.shape[1] // 2, image.shape[0] // 2)
+    return image
 
 
 def _resize(image: Image, width: int, height: int) -> Image:
