@@ -1,0 +1,1 @@
+"""Recorded videos and images through the same detector and ensemble as live streams."""
