@@ -30,6 +30,8 @@ class AvSource:
     SourceUnavailable when it cannot be opened, DecodeFailed when it gives no pictures.
     """
 
+    waits = False
+
     def __init__(self, plan: OpenPlan, reaper: Reaper, fps: float, limits: Limits, decoder: str = "auto") -> None:
         self._plan = plan
         self._reaper = reaper

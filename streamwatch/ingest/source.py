@@ -8,14 +8,21 @@ from typing import Protocol
 
 from streamwatch.config import IngestSettings, StreamSettings
 from streamwatch.domain import Sink
+from streamwatch.errors import ConfigError
 from streamwatch.ingest.av import AvSource
 from streamwatch.ingest.decode import Limits
 from streamwatch.ingest.plans import plan
 from streamwatch.ingest.reaper import Reaper
+from streamwatch.ingest.webrtc import WebRtcGateway, WhipSource
+from streamwatch.ingest.whep import WhepSource
 
 
 class RatedSource(Protocol):
     """A domain.Source whose sampling rate can be changed while it runs, from any thread."""
+
+    @property
+    def waits(self) -> bool:
+        """It waits for its peer, for as long as that takes: no limit holds before its first picture."""
 
     async def run(self, sink: Sink) -> None: ...
     def set_rate(self, fps: float) -> None: ...
@@ -23,9 +30,10 @@ class RatedSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What all sources of one service share."""
+    """What all sources of one service share. Without a gateway there are no `whip:` streams."""
 
     reaper: Reaper = field(default_factory=Reaper)
+    gateway: WebRtcGateway | None = None
 
 
 def make_source(stream: str, settings: StreamSettings, ingest: IngestSettings, context: SourceContext) -> RatedSource:
@@ -35,6 +43,14 @@ def make_source(stream: str, settings: StreamSettings, ingest: IngestSettings, c
     """
     fps = settings.sample_fps or ingest.sample_fps
     limits = Limits(ingest.open_timeout, ingest.read_timeout, ingest.max_frame_age)
+    url = settings.url.get_secret_value()
+    scheme = url.partition(":")[0].lower()
+    if scheme == "whip":
+        if context.gateway is None:
+            raise ConfigError("url: WebRTC ingest is not available")
+        return WhipSource(stream, context.gateway, fps, limits)
+    if scheme in ("whep+http", "whep+https"):
+        return WhepSource(url, fps, limits)
     return AvSource(plan(settings, ingest), context.reaper, fps, limits, settings.decoder or ingest.decoder)
 
 

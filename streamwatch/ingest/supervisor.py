@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # The outer watchdog gives the source this much longer than its own timeouts: it is for sources that hang.
 _MARGIN = 2.0
+# A source that waits for its peer burdens nobody: it goes back to waiting soon.
+_BACK_TO_WAITING = 0.5
 _IDLE = frozenset({StreamState.PAUSED, StreamState.ENDED, StreamState.FAILED})
 
 
@@ -68,6 +70,7 @@ class Supervisor:
         self._paused = self._stopped = False
         self._source: RatedSource | None = None
         self._rate: float | None = None
+        self._waits = False
         self.status = StreamStatus(stream, StreamState.CONNECTING, _now())
 
     def pause(self) -> None:
@@ -119,6 +122,7 @@ class Supervisor:
         finally:
             watched.detach()
             await _cancelled(task)
+            self._waits = self._source is not None and self._source.waits
             self._source = None
         if self._stopped or self._paused:
             return
@@ -142,10 +146,8 @@ class Supervisor:
         command = asyncio.create_task(self._commands.wait())
         try:
             while True:
-                limit = self._settings.open_timeout if watched.live_since is None else self._settings.read_timeout
-                quiet = time.monotonic() - watched.moved_at
-                left = limit + _MARGIN - quiet
-                if left <= 0:
+                left, quiet = self._time_left(watched), time.monotonic() - watched.moved_at
+                if left is not None and left <= 0:
                     return self._silent(watched, quiet)
                 await asyncio.wait({task, command}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if task.done():
@@ -159,6 +161,16 @@ class Supervisor:
                     command = asyncio.create_task(self._commands.wait())
         finally:
             await _cancelled(command)
+
+    def _time_left(self, watched: _Watched) -> float | None:
+        """Seconds until the watchdog bites; None where it may not."""
+        if watched.live_since is not None:
+            limit = self._settings.read_timeout
+        elif self._source is not None and self._source.waits:
+            return None
+        else:
+            limit = self._settings.open_timeout
+        return watched.moved_at + limit + _MARGIN - time.monotonic()
 
     def _silent(self, watched: _Watched, quiet: float) -> SourceError:
         if watched.live_since is None:
@@ -174,6 +186,8 @@ class Supervisor:
         if reason is FailureReason.STALLED:
             self._event(Event.STALLED, reason, detail)
         delay = self._backoff.next(reason)
+        if self._waits:
+            delay = min(delay, _BACK_TO_WAITING)
         self._observer.reconnecting(self._stream, reason)
         log.info("stream %s: %s; next attempt in %.1f s", self._stream, detail, delay)
         self._event(Event.LOST, reason, detail, retry_at=_now().shifted(delay))

@@ -1,0 +1,120 @@
+"""Pulling a stream from a WHEP endpoint (draft-ietf-wish-whep): `whep+https://host/path`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpx
+from aiortc import RTCSessionDescription
+
+from streamwatch.domain import FailureReason, Sink
+from streamwatch.errors import SourceUnavailable
+from streamwatch.ingest.decode import Limits
+from streamwatch.ingest.sampling import Sampler
+from streamwatch.ingest.track import TrackReader, close, peer
+from streamwatch.redact import display_url
+
+# Its line for each request shows the whole address, and with that what a query hides.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+R = FailureReason
+_STATUS = {401: R.AUTH_FAILED, 403: R.AUTH_FAILED, 404: R.NOT_FOUND, 405: R.NOT_FOUND, 406: R.CODEC_UNSUPPORTED}
+
+
+class WhepSource:
+    """One session with a WHEP server. A user alone in the URL is sent as a Bearer token, with a password as Basic."""
+
+    waits = False
+
+    def __init__(self, url: str, fps: float, limits: Limits) -> None:
+        parts = urlsplit(url.removeprefix("whep+"))
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._display = display_url(url)
+        self._auth = httpx.BasicAuth(user, password) if password else None
+        self._headers = {"Authorization": f"Bearer {user}"} if user and not password else {}
+        self._sampler = Sampler(fps)
+        self._limits = limits
+
+    def set_rate(self, fps: float) -> None:
+        self._sampler.fps = fps
+
+    async def run(self, sink: Sink) -> None:
+        """Raises SourceUnavailable, StreamEnded."""
+        connection = peer()
+        track: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        connection.on("track", lambda found: None if track.done() else track.set_result(found))
+        draining: asyncio.Task[None] | None = None
+        async with httpx.AsyncClient(
+            auth=self._auth, headers=self._headers, timeout=self._limits.open_timeout
+        ) as client:
+            session = None
+            try:
+                connection.addTransceiver("video", direction="recvonly")
+                await connection.setLocalDescription(await connection.createOffer())
+                session, answer = await self._ask(client, connection.localDescription.sdp)
+                await self._accept(connection, answer)
+                reader = TrackReader(await track, self._display)
+                draining = asyncio.create_task(reader.drain())
+                await self._connected(connection)
+                await reader.read(sink, self._sampler, self._limits)
+            finally:
+                await close(connection)
+                if draining is not None:
+                    draining.cancel()
+                    await asyncio.wait([draining])
+                if session is not None:
+                    with contextlib.suppress(httpx.HTTPError):  # the server forgets us by itself in the end
+                        await client.delete(session, timeout=1.0)
+
+    async def _ask(self, client: httpx.AsyncClient, offer: str) -> tuple[str | None, str]:
+        """(address of the session, answer)"""
+        try:
+            response = await client.post(self._url, content=offer, headers={"Content-Type": "application/sdp"})
+        except httpx.TimeoutException as error:
+            raise self._failure("it did not answer in time", R.TIMEOUT) from error
+        except httpx.HTTPError as error:
+            reason = R.TLS if _is_tls(error) else R.CONNECTION_FAILED
+            raise self._failure("the TLS connection failed" if reason is R.TLS else "no connection", reason) from error
+        if response.status_code != 201:
+            reason = _STATUS.get(response.status_code, R.CONNECTION_FAILED)
+            raise self._failure(f"the server answers {response.status_code}", reason)
+        location = response.headers.get("location")
+        return urljoin(self._url, location) if location else None, response.text
+
+    async def _accept(self, connection: Any, answer: str) -> None:
+        try:
+            await connection.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
+        except Exception as error:  # aiortc meets nonsense in an SDP with errors of every kind
+            raise self._failure("its answer is not usable", R.CODEC_UNSUPPORTED) from error
+        if not any(transceiver.receiver.track for transceiver in connection.getTransceivers()):
+            raise self._failure("it offers no video", R.NO_VIDEO)
+
+    async def _connected(self, connection: Any) -> None:
+        changed = asyncio.Event()
+        connection.on("connectionstatechange", changed.set)
+        try:
+            async with asyncio.timeout(self._limits.open_timeout):
+                while connection.connectionState not in ("connected", "failed", "closed"):
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError as error:
+            raise self._failure("the media connection did not come about in time", R.TIMEOUT) from error
+        if connection.connectionState != "connected":
+            raise self._failure("the media connection failed (ICE or DTLS)", R.CONNECTION_FAILED)
+
+    def _failure(self, what: str, reason: FailureReason) -> SourceUnavailable:
+        return SourceUnavailable(f"{self._display}: {what}", reason)
+
+
+def _is_tls(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

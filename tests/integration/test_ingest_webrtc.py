@@ -1,0 +1,144 @@
+"""WHIP and WHEP against real peers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from streamwatch.domain import FailureReason, StreamState, WhipGateway
+from streamwatch.errors import ConfigError, NotFound, Overloaded, SourceUnavailable, StreamEnded
+from streamwatch.ingest.source import SourceContext
+from streamwatch.ingest.webrtc import WebRtcGateway
+from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, until
+from tests.fakes.publisher import Publisher, WhepServer, without_candidates
+
+
+@contextlib.asynccontextmanager
+async def _whip(gateway: WebRtcGateway, **settings: float) -> AsyncIterator[Watch]:
+    watch = Watch("whip:", ingest_settings(**settings))
+    watch.context = SourceContext(gateway=gateway)
+    async with watch:
+        await until(lambda: "cam" in gateway._expected, "the stream is expected")
+        try:
+            yield watch
+        finally:
+            await gateway.close_all()
+
+
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+async def test_a_publisher_is_watched(codec: str) -> None:
+    gateway: WebRtcGateway = WebRtcGateway()
+    protocol: WhipGateway = gateway
+    async with _whip(gateway) as watch, Publisher(codec, audio=True) as publisher:
+        session, answer = await protocol.publish("cam", publisher.offer)
+        await publisher.answered(answer)
+        await watch.live()
+        info = watch.sink.infos[0]
+        assert (info.width, info.height, info.codec, info.transport) == (320, 240, codec.lower(), "webrtc")
+        publisher.track.size = (480, 360)
+        await until(lambda: watch.sink.infos[-1].width == 480, "the new size")
+        await gateway.close("cam", session)
+        await watch.failed(FailureReason.ENDED)
+        with pytest.raises(NotFound):
+            await gateway.close("cam", session)
+    assert not [thread.name for thread in threading.enumerate() if "decoder" in thread.name]
+
+
+async def test_candidates_may_trickle_in() -> None:
+    gateway = WebRtcGateway()
+    async with _whip(gateway) as watch, Publisher() as publisher:
+        offer, candidates = without_candidates(publisher.offer)
+        session, answer = await gateway.publish("cam", offer)
+        await publisher.answered(without_candidates(answer)[0])
+        await gateway.trickle("cam", session, "\r\n".join(["a=mid:0", *candidates, "a=end-of-candidates"]))
+        await watch.live(1)
+        with pytest.raises(ConfigError, match="sdpfrag"):
+            await gateway.trickle("cam", session, "a=candidate:nonsense")
+
+
+async def test_a_new_publisher_replaces_the_old() -> None:
+    gateway = WebRtcGateway()
+    async with _whip(gateway) as watch, Publisher() as first, Publisher() as second:
+        await first.answered((await gateway.publish("cam", first.offer))[1])
+        await watch.live(1)
+        second.track.size = (160, 120)
+        await second.answered((await gateway.publish("cam", second.offer))[1])
+        await until(lambda: watch.sink.infos[-1].width == 160, "the second publisher's pictures")
+        await watch.live(1)
+        assert len(gateway._sessions) == 1
+
+
+async def test_a_publisher_that_vanishes_is_noticed_and_may_come_back() -> None:
+    gateway = WebRtcGateway()
+    async with _whip(gateway) as watch:
+        async with Publisher() as publisher:
+            await publisher.answered((await gateway.publish("cam", publisher.offer))[1])
+            await watch.live(1)
+            await publisher.vanish()
+            await watch.failed(FailureReason.STALLED)
+        async with Publisher() as publisher:
+            await publisher.answered((await gateway.publish("cam", publisher.offer))[1])
+            await watch.live(1)
+
+
+async def test_waiting_for_a_publisher_is_no_failure() -> None:
+    gateway = WebRtcGateway()
+    async with _whip(gateway, open_timeout=0.1) as watch:
+        await asyncio.sleep(2.5)
+        assert watch.state is StreamState.CONNECTING
+        assert watch.reasons() == []
+
+
+async def test_bad_offers_are_refused() -> None:
+    gateway = WebRtcGateway(max_sessions=1)
+    with pytest.raises(NotFound):
+        await gateway.publish("cam", "v=0")
+    gateway.expect("cam")
+    gateway.expect("other")
+    for offer in ("", "nonsense", "v=0\r\n", "v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=video 9 x y\r\n"):
+        with pytest.raises(ConfigError, match="body"):
+            await gateway.publish("cam", offer)
+    async with Publisher() as publisher:
+        await gateway.publish("cam", publisher.offer)
+        with pytest.raises(Overloaded):
+            await gateway.publish("other", publisher.offer)
+        await gateway.close_all()
+
+
+async def test_a_publisher_that_never_connects_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ICE fails: the answer never reaches the publisher, so nothing answers our checks."""
+    monkeypatch.setattr("streamwatch.ingest.webrtc._CONNECT", 1.0)
+    gateway = WebRtcGateway()
+    gateway.expect("cam")
+    async with Publisher() as publisher:
+        await gateway.publish("cam", without_candidates(publisher.offer)[0])
+        await until(lambda: not gateway._sessions, "the session is dropped")
+
+
+async def test_whep_pulls_a_stream() -> None:
+    sink = Collector()
+    async with WhepServer() as server:
+        url = server.url.replace("//", "//top:secret@")
+        source = source_for(url, SourceContext())
+        task = asyncio.create_task(source.run(sink))
+        await until(lambda: sink.offered >= 2 or task.done(), "pictures")
+        assert server.authorization is not None
+        assert server.authorization.startswith("Basic ")
+        await server.drop()
+        with pytest.raises(StreamEnded) as caught:
+            async with asyncio.timeout(10):
+                await task
+        assert "secret" not in str(caught.value)
+        assert server.deleted
+
+
+@pytest.mark.parametrize(("status", "reason"), [(401, "auth_failed"), (404, "not_found"), (500, "connection_failed")])
+async def test_whep_refusals_are_named(status: int, reason: str) -> None:
+    async with WhepServer(status) as server:
+        with pytest.raises(SourceUnavailable) as caught:
+            await source_for(server.url, SourceContext()).run(Collector())
+    assert caught.value.reason == reason
