@@ -303,7 +303,7 @@ class Config(Settings):
 def json_schema() -> dict[str, Any]:
     """The published schema (JSON Schema 2020-12) of the configuration file."""
     schema = Config.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "StreamWatch configuration", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "StreamWatch configuration"}
 
 
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
