@@ -71,7 +71,7 @@ class Fleet:
             return self._start(stream, settings)
 
     async def change(self, stream: str, settings: StreamSettings) -> StreamMonitor:
-        """A new connection only where the change needs one. Raises NotFound, ConfigError (the old settings then hold)."""
+        """A new connection only where one is needed. Raises NotFound, ConfigError (the old settings then hold)."""
         async with self._lock:
             monitor = self[stream]
             changed = {

@@ -120,7 +120,7 @@ class StreamScoring:
         """What the window says now that time went by without a frame; UNKNOWN(stale) once it has been too long."""
         now = self._advance(now)
         self._started = self._started or now
-        self._forget(self._tracker.expire(now))
+        self._forget(self._tracker.expire(now, self._stale_after))
         score = self._evaluate(now, {})
         if now.mono - (self._observed_at or self._started).mono >= self._stale_after:
             score = _stale(score)

@@ -18,6 +18,8 @@ MAX_SHIFT = 0.9
 MAX_RESIZE = 2.0
 MAX_COAST = 1.0
 """Seconds over which a track's motion is extrapolated; longer than that it says nothing."""
+MISSES = 1
+"""Frames in which a face was looked for in vain, before time alone may end its track."""
 CUT = 0.5
 """Histogram distance, 0 to 1, from which two frames belong to different scenes."""
 APPEARANCE_GATE = 0.7
@@ -32,6 +34,7 @@ class Track:
     box: Box
     seen_at: float
     hits: int = 1
+    missed: int = 0
     velocity: tuple[float, float] = (0.0, 0.0)
     appearance: Floats | None = None
 
@@ -49,7 +52,7 @@ class Track:
             self.velocity = (vx + blend * ((x1 - x0) / dt - vx), vy + blend * ((y1 - y0) / dt - vy))
         if appearance is not None:
             self.appearance = appearance if self.appearance is None else 0.8 * self.appearance + 0.2 * appearance
-        self.box, self.seen_at, self.hits = box, at, self.hits + 1
+        self.box, self.seen_at, self.hits, self.missed = box, at, self.hits + 1, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,9 @@ class TrackUpdate:
 
 
 class FaceTracker:
-    """Tracks of one stream. A track is confirmed after `confirm_hits` detections and lost `lost_after` seconds after
-    the
-    last; a scene cut ends them all. Ids are never used again."""
+    """Tracks of one stream. A track is confirmed after `confirm_hits` detections. It is lost `lost_after` seconds after
+    the last one, if at least MISSES frames were looked at since: on an overloaded machine a long gap between frames says
+    nothing about the face. A scene cut ends all tracks. Ids are never used again."""
 
     def __init__(self, confirm_hits: int = 3, lost_after: float = 2.0) -> None:
         self._confirm_hits = confirm_hits
@@ -87,11 +90,15 @@ class FaceTracker:
         """Gives each face its track. `signature` is the frame's `scene_signature`, `appearances` the faces' own; both
         are optional."""
         cut = self._is_cut(signature)
-        lost = tuple(i for i, t in self._tracks.items() if cut or at.mono - t.seen_at > self.lost_after)
+        lost = tuple(
+            i for i, t in self._tracks.items() if cut or (t.missed >= MISSES and at.mono - t.seen_at > self.lost_after)
+        )
         for track in lost:
             del self._tracks[track]
         looks = appearances or [None] * len(faces)
         chosen = self._assign(at.mono, faces, looks)
+        for known in self._tracks.values():
+            known.missed += 1  # matching sets it back
         tagged = []
         for index, face in enumerate(faces):
             track_id = chosen.get(index)
@@ -103,9 +110,9 @@ class FaceTracker:
             tagged.append(replace(face, track=track_id))
         return TrackUpdate(tuple(tagged), lost, cut)
 
-    def expire(self, at: Instant) -> tuple[int, ...]:
-        """Ends what was not seen for too long, where no frame comes to say so."""
-        lost = tuple(i for i, t in self._tracks.items() if at.mono - t.seen_at > self.lost_after)
+    def expire(self, at: Instant, after: float) -> tuple[int, ...]:
+        """Ends what was not seen for `after` seconds, where no frame comes to say so."""
+        lost = tuple(i for i, t in self._tracks.items() if at.mono - t.seen_at > max(after, self.lost_after))
         for track in lost:
             del self._tracks[track]
         return lost
