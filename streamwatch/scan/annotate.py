@@ -22,21 +22,24 @@ from av.video.stream import VideoStream
 from streamwatch.domain import Image
 from streamwatch.errors import MediaError
 from streamwatch.scan.records import FaceRecord, FrameRecord
-from streamwatch.scan.video import upright
+from streamwatch.scan.video import VideoInfo, VideoReader, upright
 
 RED, GREEN, GREY, WHITE = (235, 64, 52), (46, 174, 96), (150, 150, 150), (255, 255, 255)
 COPIED_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
 """What an mp4 may hold as it is; other sound is encoded anew as AAC."""
 
 
-def annotate(source: Path, details: Path, target: Path, threshold: float) -> None:
-    """Writes `target`: H.264 with sound for .mp4, Motion JPEG without for .avi. `details` has a FrameRecord a line;
-    a frame that was not analysed shows what was last seen. Raises MediaError."""
+def annotate(reader: VideoReader, details: Path, target: Path, threshold: float) -> None:
+    """Writes the reader's video as `target`: H.264 with sound for .mp4, Motion JPEG without for .avi.
+
+    `details` has a FrameRecord a line; a frame that was not analysed shows what was last seen. Raises MediaError.
+    """
+    source = reader.path
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}")
     try:
         with av.open(str(source)) as container, av.open(str(partial), "w", format=target.suffix[1:]) as output:
-            _copy(container, output, _Overlay(details, threshold), sound=target.suffix == ".mp4")
+            _copy(container, output, _Overlay(details, threshold), reader.info)
         partial.replace(target)
     except (FFmpegError, OSError) as error:
         raise MediaError(f"{source}: cannot be annotated: {getattr(error, 'strerror', None) or error}") from error
@@ -44,10 +47,12 @@ def annotate(source: Path, details: Path, target: Path, threshold: float) -> Non
         partial.unlink(missing_ok=True)
 
 
-def _copy(container: InputContainer, output: OutputContainer, overlay: _Overlay, *, sound: bool) -> None:
+def _copy(container: InputContainer, output: OutputContainer, overlay: _Overlay, info: VideoInfo) -> None:
     video = next(s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
-    audio = _Sound(output, container.streams.audio[0]) if sound and container.streams.audio else None
-    writer = _Pictures(output, video)
+    # Both streams are declared before anything is written: the file's header names them.
+    writer = _Pictures(output, video, info.upright_size)
+    sound = output.format.name == "mp4" and container.streams.audio
+    audio = _Sound(output, container.streams.audio[0]) if sound else None
     for packet in container.demux(video, *([audio.source] if audio is not None else [])):
         if audio is not None and packet.stream is audio.source:
             audio.put(packet)
@@ -66,18 +71,16 @@ def _copy(container: InputContainer, output: OutputContainer, overlay: _Overlay,
 class _Pictures:
     """Encodes pictures at the times they had."""
 
-    def __init__(self, output: OutputContainer, source: VideoStream) -> None:
+    def __init__(self, output: OutputContainer, source: VideoStream, size: tuple[int, int]) -> None:
         self._output = output
         self._source = source
         self._rate = source.average_rate or Fraction(25)
         self._motion_jpeg = output.format.name == "avi"
-        self._stream: VideoStream | None = None
+        self._stream = self._open(*size)
         self._count = 0
 
     def put(self, frame: VideoFrame, overlay: _Overlay) -> None:
         image = overlay.draw(upright(frame), self._count)
-        if self._stream is None:
-            self._stream = self._open(image)
         height, width = self._stream.height, self._stream.width
         if image.shape[:2] != (height, width):  # odd sizes, or a picture size that changes in mid-video
             image = np.ascontiguousarray(cv2.resize(image, (width, height)))
@@ -89,13 +92,11 @@ class _Pictures:
         self._output.mux(self._stream.encode(made))
 
     def close(self) -> None:
-        if self._stream is None:
-            raise MediaError("no picture could be decoded")
         self._output.mux(self._stream.encode(None))
 
-    def _open(self, image: Image) -> VideoStream:
+    def _open(self, width: int, height: int) -> VideoStream:
         stream = self._output.add_stream("mjpeg" if self._motion_jpeg else "libx264", rate=self._rate)
-        stream.height, stream.width = image.shape[0] & ~1, image.shape[1] & ~1
+        stream.width, stream.height = max(2, width & ~1), max(2, height & ~1)
         stream.pix_fmt = "yuvj420p" if self._motion_jpeg else "yuv420p"
         if self._motion_jpeg:
             stream.codec_context.qmin = stream.codec_context.qmax = 3

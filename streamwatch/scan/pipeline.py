@@ -140,7 +140,7 @@ class _Scanner:
         result = self._conclude(row, notes, notes.tally.judge_video())
         if self._options.annotate:
             target = output_name(self._options.output, "annotated", media.path, f".{self._options.annotate_format}")
-            await self._in_thread(lambda: annotate(media.path, notes.path, target, self._rules.threshold))
+            await self._in_thread(lambda: annotate(reader, notes.path, target, self._rules.threshold))
             result = replace(result, annotated=str(target.relative_to(self._options.output)))
         return result
 

@@ -37,6 +37,11 @@ class VideoInfo:
     frames: int
     rotation: int = 0
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) as it is looked at."""
+        return (self.height, self.width) if self.rotation % 180 else (self.width, self.height)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
