@@ -55,7 +55,7 @@ class FaceFinder:
     ) -> None:
         self.settings = settings or FinderSettings()
         self._device = torch.device(device)
-        self._detector = detector.to(self._device).to(memory_format=torch.channels_last).eval()
+        self.detector = detector.to(self._device).to(memory_format=torch.channels_last).eval()
         self._anchors = make_anchors()
 
     def find(self, images: Sequence[Image], options: Sequence[FindOptions] | None = None) -> list[list[Detection]]:
@@ -103,7 +103,7 @@ class FaceFinder:
         with torch.inference_mode():
             for chunk in torch.split(torch.from_numpy(pixels), self.settings.max_batch):
                 x = normalise(chunk.to(self._device)).contiguous(memory_format=torch.channels_last)
-                regressors, logits = self._detector(x)
+                regressors, logits = self.detector(x)
                 parts.append((regressors.float().cpu().numpy(), scores_of(logits.float()).cpu().numpy()))
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 

@@ -1,14 +1,13 @@
-"""Figures of the detector: average precision, recall by face size in 720p, behaviour on clips, time per frame."""
+"""Figures of the detector: average precision, recall by face size in 720p, time per frame; the command."""
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import logging
+import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -20,12 +19,16 @@ from streamwatch.domain import FindOptions, Floats, Image
 from streamwatch.inference.blazeface import iou, load_blazeface
 from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings
 from streamwatch.inference.tiles import TILINGS
+from streamwatch.inference.weights import MANIFEST, file_hash
+from streamwatch.training.bundle import read_raw_manifest
+from streamwatch.training.detector_clips import all_clips, summarise_clips
 from streamwatch.training.detector_faces import LabelledFace, load_faces, make_backgrounds
 
-log = logging.getLogger(__name__)
 EVERY_FACE = FindOptions(max_faces=64, min_size=0.0)
 LOWEST_SCORE = 0.05
 FRAME_SIZE = (1280, 720)
+COMPOSITE_SIZES = (24, 32, 48, 64, 96, 160, 280)
+COMPOSITE_COUNT = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,18 +37,6 @@ class Truth:
 
     image: Image
     boxes: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class ClipFigures:
-    """One clip, or the part of it that one label speaks of. Rates are per sampled frame; `jitter` is the median change
-    of the box's height between consecutive frames, as a share of the height."""
-
-    clip: str
-    frames: int
-    coverage: float
-    second_faces: float
-    jitter: float
 
 
 def average_precision(found: Sequence[Sequence[Detection]], truths: Sequence[Floats], overlap: float = 0.5) -> float:
@@ -134,54 +125,6 @@ def still_precision(finder: FaceFinder, faces: Sequence[LabelledFace]) -> float:
     return average_precision(found, [face.box[None] for face in faces])
 
 
-def clip_figures(finder: FaceFinder, path: Path, region: tuple[int, int, int, int] | None, rate: float) -> ClipFigures:
-    """Coverage and second faces at `rate` frames a second, and the jitter of the largest face over pairs of frames."""
-    capture = cv2.VideoCapture(str(path))
-    step = max(2, round((capture.get(cv2.CAP_PROP_FPS) or 25.0) / rate))
-    counts, changes = [], []
-    previous: Detection | None = None
-    index = 0
-    try:
-        while True:
-            ok, frame = capture.read()
-            if not ok:
-                break
-            phase = index % step
-            index += 1
-            if phase > 1:
-                continue
-            rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-            if region is not None:
-                rgb = np.ascontiguousarray(rgb[region[1] : region[3], region[0] : region[2]])
-            faces = finder.find([rgb])[0]
-            largest = max(faces, key=lambda face: face.box.height, default=None)
-            if phase == 0:
-                counts.append(len(faces))
-            elif (
-                largest
-                and previous
-                and iou(np.array(largest.box, np.float32), np.array([previous.box], np.float32))[0] > 0.4
-            ):
-                changes.append(abs(largest.box.height - previous.box.height) / previous.box.height)
-            previous = largest
-    finally:
-        capture.release()
-    tally = np.array(counts or [0])
-    jitter = float(np.median(changes)) if changes else float("nan")
-    return ClipFigures(path.stem, len(counts), float((tally > 0).mean()), float((tally > 1).mean()), jitter)
-
-
-def all_clips(finder: FaceFinder, data_dir: Path, rate: float) -> list[ClipFigures]:
-    with (data_dir / "clips" / "clips.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    figures = []
-    for row in rows:
-        text = row["crop_x0y0x1y1"].split()
-        region = (int(text[0]), int(text[1]), int(text[2]), int(text[3])) if text else None
-        figures.append(clip_figures(finder, data_dir / "clips" / row["clip"], region, rate))
-    return figures
-
-
 def milliseconds_per_frame(finder: FaceFinder, frames: Sequence[Image], repeats: int = 20) -> float:
     """Median time of one 720p frame alone through `find`."""
     times = []
@@ -192,51 +135,93 @@ def milliseconds_per_frame(finder: FaceFinder, frames: Sequence[Image], repeats:
     return 1000 * float(np.median(times[3:]))
 
 
-def evaluate(
-    weights: Path, data_dir: Path, threshold: float, tiles: str, stills: int | None = None
-) -> dict[str, object]:
-    """The detector's figures on the `val` faces, as they stand in its card."""
+def evaluate(weights: Path, data_dir: Path, threshold: float, stills: int | None = None) -> dict[str, object]:
+    """The detector's figures on the `val` faces, as they stand in its card: precision at every score, recall and false
+    faces at `threshold`."""
     model = load_blazeface(weights)
     faces = load_faces(data_dir, "val", stills)
-    open_settings = FinderSettings(TILINGS[tiles], LOWEST_SCORE)
-    finder = FaceFinder(model, settings=open_settings)
-    results: dict[str, object] = {"tiles": tiles, "threshold": threshold, "stills_ap50": still_precision(finder, faces)}
-    frames: list[Image] = []
-    for size in (24, 32, 48, 64, 96, 160, 280):
-        truths = list(composite_frames(faces, size, 40))
-        found = [finder.find([truth.image], [EVERY_FACE])[0] for truth in truths]
-        boxes = [truth.boxes for truth in truths]
-        recall, false = recall_and_false(found, boxes, threshold)
-        precision = average_precision(found, boxes)
-        results[f"composite_{size}px"] = {"ap50": precision, "recall": recall, "false_per_frame": false}
-        frames += [truth.image for truth in truths[:2]]
-    working = FaceFinder(model, settings=replace(open_settings, score_threshold=threshold))
-    results["ms_per_720p_frame"] = milliseconds_per_frame(working, frames)
+    finders = {
+        name: FaceFinder(model, settings=FinderSettings(tiling, LOWEST_SCORE)) for name, tiling in TILINGS.items()
+    }
+    results: dict[str, object] = {"threshold": threshold, "stills": len(faces)}
+    results["stills_ap50"] = round(still_precision(finders["default"], faces), 4)
+    for name, finder in finders.items():
+        results[f"composites_{name}"] = {
+            f"{size}px": _composite_figures(finder, faces, size, threshold) for size in COMPOSITE_SIZES
+        }
+    frames = [truth.image for truth in composite_frames(faces, 96, 4)]
+    for name, finder in finders.items():
+        working = FaceFinder(model, settings=replace(finder.settings, score_threshold=threshold))
+        results[f"ms_per_720p_frame_{name}"] = round(milliseconds_per_frame(working, frames), 1)
     results["torch_threads"] = torch.get_num_threads()
     return results
+
+
+def _composite_figures(
+    finder: FaceFinder, faces: Sequence[LabelledFace], size: int, threshold: float
+) -> dict[str, float]:
+    truths = list(composite_frames(faces, size, COMPOSITE_COUNT))
+    boxes = [truth.boxes for truth in truths]
+    everything = [finder.find([truth.image], [EVERY_FACE])[0] for truth in truths]
+    working = FaceFinder(finder.detector, settings=replace(finder.settings, score_threshold=threshold))
+    found = [working.find([truth.image], [EVERY_FACE])[0] for truth in truths]
+    recall, false = recall_and_false(found, boxes, threshold)
+    return {
+        "ap50": round(average_precision(everything, boxes), 3),
+        "recall": round(recall, 3),
+        "false_per_frame": round(false, 2),
+    }
+
+
+def publish(weights: Path, directory: Path, threshold: float, figures: dict[str, object], trained: str) -> None:
+    """Copy the weights into a directory of weights and put them into its manifest, leaving the rest of it as it is."""
+    target = directory / "blazeface.safetensors"
+    if weights.resolve() != target.resolve():
+        shutil.copyfile(weights, target)
+    manifest = read_raw_manifest(directory)
+    manifest.setdefault("detectors", {})["blazeface"] = {
+        "file": target.name,
+        "sha256": file_hash(target),
+        "score_threshold": threshold,
+        "trained": trained,
+        "figures": figures,
+    }
+    part = directory / (MANIFEST + ".part")
+    part.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    part.replace(directory / MANIFEST)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with faces/labels.npz and the pictures")
     parser.add_argument("--weights", type=Path, required=True, help="BlazeFace, safetensors or the original .pth")
-    parser.add_argument("--threshold", type=float, default=0.5)
-    parser.add_argument("--tiles", choices=sorted(TILINGS), default="default")
+    parser.add_argument("--threshold", type=float, required=True)
     parser.add_argument("--stills", type=int, help="an even sample of the val faces; all where not given")
     parser.add_argument(
         "--clips", type=float, metavar="FPS", help="also go through the clips, at so many frames a second"
     )
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--publish", type=Path, metavar="DIR", help="put weights and figures into this directory's manifest"
+    )
+    parser.add_argument("--trained", default="", help="how they were trained, for the manifest: commit and command")
 
 
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
-    results = evaluate(args.weights, args.data_dir, args.threshold, args.tiles, args.stills)
+    results = evaluate(args.weights, args.data_dir, args.threshold, args.stills)
     if args.clips:
-        settings = FinderSettings(TILINGS[args.tiles], args.threshold)
+        settings = FinderSettings(score_threshold=args.threshold)
         clips = all_clips(FaceFinder(load_blazeface(args.weights), settings=settings), args.data_dir, args.clips)
-        results["clips"] = [asdict(clip) for clip in clips]
+        for clip in clips:
+            print(
+                f"{clip.clip:44} {clip.frames:4d} frames  coverage {clip.coverage:.2f}  "
+                f"second faces {clip.second_faces:.2f}  jitter {clip.jitter:.3f}"
+            )
+        results["clips"] = summarise_clips(clips)
     print(json.dumps(results, indent=1))
+    if args.publish:
+        publish(args.weights, args.publish, args.threshold, results, args.trained)
     return 0
 
 

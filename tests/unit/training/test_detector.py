@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,22 @@ import torch
 
 from streamwatch.domain import Box, Floats
 from streamwatch.inference.blazeface import INPUT_SIZE, BlazeFace, load_blazeface, make_anchors, normalise
-from streamwatch.inference.faces import Detection
+from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings
+from streamwatch.inference.weights import bundled_directory, load_tensors, read_manifest
 from streamwatch.training import detector
-from streamwatch.training.detector_eval import average_precision, composite_frames, recall_and_false
+from streamwatch.training.detector_clips import clip_figures
+from streamwatch.training.detector_eval import (
+    average_precision,
+    composite_frames,
+    publish,
+    recall_and_false,
+    still_precision,
+)
 from streamwatch.training.detector_faces import LabelledFace, load_faces, make_backgrounds
 from streamwatch.training.detector_loss import add_batch_norm, detector_loss, fold_batch_norm
 from streamwatch.training.detector_scenes import Scene, SceneMaker, assign, batch_of
 from streamwatch.training.faces import DatasetError
+from tests import require
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
 
@@ -236,3 +246,30 @@ def test_the_command_line_fills_the_settings() -> None:
     args = parser.parse_args(["--data-dir", "data", "--minutes", "3"])
     assert args.minutes == 3.0
     assert args.data_dir == Path("data")
+
+
+def test_publishing_leaves_the_rest_of_the_manifest(tmp_path: Path) -> None:
+    source = bundled_directory()
+    (tmp_path / "manifest.json").write_text('{"format": 1, "detectors": {}, "sets": {"mine": {"version": "7"}}}')
+    publish(source / "blazeface.safetensors", tmp_path, 0.6, {"stills_ap50": 0.9}, "commit, command")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["sets"] == {"mine": {"version": "7"}}
+    record = manifest["detectors"]["blazeface"]
+    assert record["score_threshold"] == 0.6
+    load_blazeface(load_tensors(tmp_path / record["file"], record["sha256"]))
+
+
+@pytest.mark.data
+def test_the_bundled_detector_on_held_out_faces_and_real_video() -> None:
+    data = require.data_dir()
+    directory = bundled_directory()
+    record = read_manifest(directory).detectors["blazeface"]
+    model = load_blazeface(load_tensors(directory / record.file, record.sha256))
+    faces = load_faces(data, "val", limit=120)
+    assert still_precision(FaceFinder(model, settings=FinderSettings(score_threshold=0.05)), faces) > 0.95
+    finder = FaceFinder(model, settings=FinderSettings(score_threshold=record.score_threshold))
+    clip = clip_figures(finder, data / "clips" / "liveportrait__d18.mp4", None, 3.0)
+    assert clip.frames > 15
+    assert clip.coverage > 0.95
+    assert clip.second_faces < 0.2
+    assert clip.jitter < 0.05
