@@ -115,7 +115,8 @@ class Alerts {
     button.dataset.active = String(alert.active);
     button.setAttribute("aria-current", String(alert.id === this.selected));
     setText(parts.kind, kindWords(alert.kind));
-    setText(parts.name, stream?.name ?? alert.stream ?? "");
+    const name = stream?.name ?? alert.stream;
+    setText(parts.name, alert.summary.startsWith(name) ? "" : name);
     setText(parts.what, alert.summary);
     setText(parts.when, `${moment(Date.parse(alert.opened_at))} · ${this.#lasted(alert)}`);
     setText(parts.review, `${alert.active ? "Active" : "Resolved"} · ${REVIEWS[alert.review] ?? alert.review}${alert.silenced ? " · Silenced" : ""}`);

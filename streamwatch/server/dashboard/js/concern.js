@@ -2,15 +2,24 @@
 
 import { duration, failureWords, score as scoreText, unknownWords } from "./format.js";
 
-/** Without a score for so long a stream's last one is no longer shown as live, in ms. */
-export const STALE_AFTER = 5_000;
+/** Without a score for so long a stream's last one is no longer shown as live, in ms ... */
+const STALE_AFTER = 5_000;
+/** ... unless the stream is analysed less often on purpose: then three of its intervals, but never longer than this. */
+const STALE_AT_MOST = 60_000;
+
+/** @param captures times of the newest frames in ms, rising; the least gap counts, so that an outage is not taken for a rhythm */
+export function patience(captures) {
+  let least = Infinity;
+  for (let i = 1; i < captures.length; i++) least = Math.min(least, captures[i] - captures[i - 1]);
+  return Number.isFinite(least) ? Math.min(STALE_AT_MOST, Math.max(STALE_AFTER, 3 * least)) : STALE_AFTER;
+}
 
 export const RANKS = ["fake", "suspect", "alert", "down", "unknown", "real", "paused"];
 
 const DOWN = new Set(["stalled", "reconnecting", "failed", "ended", "stopped"]);
 
 /**
- * @param stream  {state, reason, detail, retryAt, last, past, lastAt}: `last` is the newest score message that holds, `past` one that
+ * @param stream  {state, reason, detail, retryAt, last, past, lastAt, patience}: `last` is the newest score message that holds, `past` one that
  *                no longer does, `lastAt` the capture of either on the service's clock in ms
  * @param world   {connected, now (the service's clock in ms), alerts: active alerts of this stream}
  * @returns {rank, live, look, badge, verdict, score, words, age}: `look` is fake | suspect | real | unknown | down | paused | gone,
@@ -21,12 +30,12 @@ export function judge(stream, world) {
   const known = last ?? stream.past;
   const age = known ? Math.max(0, world.now - stream.lastAt) : null;
   const base = { live: false, verdict: "unknown", score: null, age };
-  if (!world.connected) return { ...base, ...kept(stream, world), look: "gone", badge: "Disconnected", words: lastWords("No connection to the service", known, age) };
+  if (!world.connected) return { ...base, ...kept(stream, world), look: "gone", badge: "Disconnected", words: lastWords("Not live", known, age) };
   if (stream.state === "paused") return { ...base, rank: "paused", look: "paused", badge: "Paused", words: lastWords("Not analysed while paused", known, age) };
   if (DOWN.has(stream.state)) return { ...base, rank: "down", look: "down", badge: downBadge(stream), words: downWords(stream, world) };
   if (stream.state !== "live") return { ...base, rank: alerted(world, "unknown"), look: "unknown", badge: "Connecting", words: stream.detail || "Opening the source" };
   if (!last) return { ...base, rank: alerted(world, "unknown"), look: "unknown", badge: "Live", words: unknownWords("warming_up") };
-  if (age > STALE_AFTER) return { ...base, rank: "down", look: "gone", badge: "Stale", words: lastWords("No fresh score", last, age) };
+  if (age > stream.patience) return { ...base, rank: "down", look: "gone", badge: "Stale", words: lastWords("No fresh score", last, age) };
   const verdict = last.verdict;
   const rank = verdict === "fake" || verdict === "suspect" ? verdict : alerted(world, verdict);
   return { rank, live: true, look: verdict, badge: "Live", verdict, score: last.score, words: verdictWords(last), age };

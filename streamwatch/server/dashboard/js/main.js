@@ -38,7 +38,7 @@ function route() {
   page = open(context, argument);
   byId("main").replaceChildren(page.element);
   for (const link of document.querySelectorAll(".bar nav a")) {
-    const here = link.dataset.page === (PAGES[name] && name ? name : "wall");
+    const here = link.dataset.page === (name === "alerts" || name === "system" ? name : "wall");
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -119,7 +119,8 @@ function showTheme() {
   const theme = recall("theme", null);
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  setText(byId("theme"), `Theme: ${theme ?? "auto"}`);
+  setText(byId("theme").querySelector(".wide"), `Theme: ${theme ?? "auto"}`);
+  byId("theme").setAttribute("aria-label", `Theme: ${theme ?? "auto"}`);
   repaint();
 }
 

@@ -1,5 +1,6 @@
 // What the page knows: streams and alerts, fed by the websockets; pages listen for what changed.
 
+import { patience } from "./concern.js";
 import { Series } from "./series.js";
 
 /** Scores kept to find the one that belongs to a picture: both carry the time of capture, and either may come first. */
@@ -74,7 +75,7 @@ export class Store {
   #entry(id) {
     let stream = this.streams.get(id);
     if (!stream) {
-      stream = { id, name: id, state: "connecting", reason: null, detail: "", retryAt: null, degraded: false, info: null, last: null, past: null, lastAt: 0, recent: [], series: new Series(), events: [], backfilled: false, picture: null, heat: null };
+      stream = { id, name: id, state: "connecting", reason: null, detail: "", retryAt: null, degraded: false, info: null, last: null, past: null, lastAt: 0, recent: [], patience: 0, series: new Series(), events: [], backfilled: false, picture: null, heat: null };
       this.streams.set(id, stream);
       this.tell("streams", id);
     }
@@ -100,6 +101,7 @@ export class Store {
     stream.state = message.state;
     stream.recent.push(message);
     if (stream.recent.length > RECENT) stream.recent.shift();
+    stream.patience = patience(stream.recent.map((each) => Date.parse(each.captured_at)));
     stream.series.push(at, message.score);
     this.tell("score", stream.id);
   }

@@ -17,14 +17,15 @@ export class Tile {
     this.badge = h("span", { class: "badge" });
     this.age = h("span", { class: "age num" });
     this.value = h("span", { class: "value num" });
-    this.verdict = h("span", { class: "verdict" });
+    this.glyph = h("span", { class: "glyph", "aria-hidden": "true" });
+    this.verdict = h("span", { class: "word" });
     this.words = h("p", { class: "words" });
     this.alerts = h("span", { class: "alerts", hidden: true });
     this.element = h("li", { class: "tile", "data-stream": stream.id },
       h("div", { class: "screen" }, this.picture, this.badge, this.age),
       h("div", { class: "facts" },
         h("div", { class: "head" }, this.name, this.alerts),
-        h("div", { class: "reading" }, h("div", { class: "says" }, this.value, this.verdict), this.line),
+        h("div", { class: "reading" }, h("div", { class: "says" }, this.value, h("span", { class: "verdict" }, this.glyph, " ", this.verdict)), this.line),
         this.words));
   }
 
@@ -37,8 +38,8 @@ export class Tile {
     setText(this.age, view.age === null ? "" : ago(view.age));
     setText(this.value, score(view.score));
     const { word, glyph } = VERDICTS[view.verdict];
-    const said = view.live ? `${glyph} ${word}` : view.badge;
-    setText(this.verdict, said);
+    setText(this.glyph, view.live ? glyph : "");
+    setText(this.verdict, view.live ? word : view.badge);
     setText(this.words, view.words);
     setText(this.alerts, alerts ? `${alerts} alert${alerts > 1 ? "s" : ""}` : "");
     this.alerts.hidden = !alerts;
