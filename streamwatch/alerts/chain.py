@@ -1,0 +1,127 @@
+"""The chain of evidence: one signed line for each bundle that was sealed or removed, each naming the hash of the line
+before.
+
+So a changed bundle, a bundle that vanished without a line that says why, and a line taken out of the middle are all
+found. What
+cannot be found from the directory alone is that the newest lines were cut off: keep the head (`streamwatch evidence
+verify` prints
+it) somewhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from streamwatch.alerts.signing import Signer, canonical, check_signature
+from streamwatch.errors import EvidenceInvalid, StorageError
+
+CHAIN = "chain.jsonl"
+GENESIS = "0" * 64
+
+Kind = Literal["sealed", "removed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One line. `manifest` is the SHA-256 of the bundle's manifest, `hash` that of this line."""
+
+    index: int
+    kind: Kind
+    alert: str
+    manifest: str
+    previous: str
+    at: float
+    hash: str
+
+
+class Chain:
+    """Appends to the chain of one directory. For one writer at a time."""
+
+    def __init__(self, directory: Path, signer: Signer) -> None:
+        """Raises StorageError, EvidenceInvalid where the chain that is there does not hold."""
+        self._path = directory / CHAIN
+        self._signer = signer
+        _mend(self._path)
+        links = list(read(self._path))
+        self._head = links[-1].hash if links else GENESIS
+        self._next = len(links)
+        self.links = links
+
+    @property
+    def head(self) -> str:
+        return self._head
+
+    def append(self, kind: Kind, alert: str, manifest: str, at: float) -> Link:
+        """On the disk when this returns. Raises StorageError."""
+        record = {
+            "index": self._next,
+            "kind": kind,
+            "alert": alert,
+            "manifest": manifest,
+            "previous": self._head,
+            "at": at,
+        }
+        line = canonical({**record, "signature": self._signer.sign(canonical(record))})
+        try:
+            with self._path.open("ab") as file:
+                file.write(line + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error.strerror or error}") from error
+        link = _link(json.loads(line), line)
+        self._head, self._next = link.hash, self._next + 1
+        self.links.append(link)
+        return link
+
+
+def read(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Link]:
+    """The links in order, each checked against the one before, and against the key where one is given. Raises
+    EvidenceInvalid."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    previous = GENESIS
+    for number, line in enumerate(lines):
+        where = path.with_name(f"{path.name}, line {number + 1}")
+        try:
+            record = json.loads(line)
+            link = _link(record, line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvidenceInvalid(f"{where}: is damaged") from error
+        if link.index != number or link.previous != previous:
+            raise EvidenceInvalid(f"{where}: does not follow from the line before: something was taken out or put in")
+        if key is not None:
+            signature = record.pop("signature", "")
+            check_signature(key, str(signature), canonical(record), where)
+        previous = link.hash
+        yield link
+
+
+def _link(record: Mapping[str, Any], line: bytes) -> Link:
+    fields = {name: record[name] for name in ("index", "kind", "alert", "manifest", "previous", "at")}
+    return Link(**fields, hash=hashlib.sha256(line).hexdigest())
+
+
+def _mend(path: Path) -> None:
+    """Takes off a last line that a crash left half written: it had not been promised to anyone."""
+    try:
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error

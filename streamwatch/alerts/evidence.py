@@ -1,0 +1,173 @@
+"""The proof of each alert: a clip, the worst and a typical face, every score of the window, who judged and with what;
+hashed,
+chained from alert to alert, and signed. `chain` has the chain, `verify` the check, `recent` what is kept before an
+alert.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamwatch.alerts.bundle import Bundle, Sealer
+from streamwatch.alerts.recent import Recent
+from streamwatch.config import EvidenceSettings
+from streamwatch.domain import (
+    Alert,
+    AlertEvent,
+    AlertKind,
+    AlertPhase,
+    ClipInfo,
+    ClipSource,
+    FrameScores,
+    StreamScore,
+)
+from streamwatch.errors import StorageError
+from streamwatch.observer import NullObserver, Observer
+
+log = logging.getLogger(__name__)
+
+MAX_PENDING = 32
+"""Bundles in the making; a further alert goes without, and is counted."""
+Report = Callable[[AlertKind, str, str | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceOptions:
+    """What evidence needs to know of the service. `identity` says who judged a stream: versions, weights,
+    configuration, clocks.
+    `pictures` whether a stream's pictures may be stored at all; `window` the seconds of scores that led to an alert."""
+
+    identity: Callable[[str], Mapping[str, Any]]
+    pictures: Callable[[str], bool] = lambda stream: True
+    window: float = 10.0
+
+
+class Evidence:
+    """`observe` and `submit` are for the event loop and never block; `run` writes until cancelled."""
+
+    def __init__(
+        self,
+        settings: EvidenceSettings,
+        options: EvidenceOptions,
+        clips: ClipSource | None = None,
+        observer: Observer | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """Raises ConfigError for an unusable key, StorageError, EvidenceInvalid where the chain on the disk is
+        broken."""
+        self._settings = settings
+        self._options = options
+        self._clips = clips
+        self._observer = observer or NullObserver()
+        self._report = report or (lambda kind, name, problem: None)
+        self._back = max(options.window, settings.pre_roll)
+        self._recent = Recent(self._back + settings.post_roll + 5.0)
+        self._sealer = Sealer(settings)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
+
+    def observe(self, score: StreamScore, scores: FrameScores | None) -> None:
+        self._recent.observe(score, scores, self._pictures(score.stream))
+
+    def forget(self, stream: str) -> None:
+        self._recent.forget(stream)
+
+    def submit(self, event: AlertEvent) -> None:
+        """Starts a bundle for an alert of a face that opens."""
+        if event.phase is not AlertPhase.OPENED or event.after.kind is not AlertKind.DEEPFAKE:
+            return
+        if len(self._tasks) >= MAX_PENDING:
+            log.error("evidence: too many alerts at once, none is kept for %s", event.after.id)
+            self._observer.history_lost("evidence", 1)
+            return
+        task = asyncio.create_task(self._gather(event.after), name=f"evidence {event.after.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def directory(self, alert: str) -> Path | None:
+        """Where an alert's bundle lies, once it is sealed."""
+        return self._sealer.directory(alert)
+
+    async def run(self) -> None:
+        """Removes what is too old or too much, once an hour; at the end seals at once what was waiting for its
+        post-roll."""
+        try:
+            while True:
+                async with self._one_at_a_time:
+                    await self._guarded(asyncio.to_thread(self._sealer.retain, time.time()))
+                await asyncio.sleep(3600.0)
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _gather(self, alert: Alert) -> None:
+        """Waits for the post-roll, then seals. A cancellation (the service ends) seals what there is."""
+        faces = self._recent.faces(alert.stream, _tracks(alert))
+        try:
+            await asyncio.sleep(self._settings.post_roll)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._seal(alert, faces))
+            raise
+        later = self._recent.faces(alert.stream, _tracks(alert))
+        if later and ("worst" not in faces or later["worst"].scored.logit > faces["worst"].scored.logit):
+            faces = later
+        await self._seal(alert, faces)
+
+    async def _seal(self, alert: Alert, faces: Mapping[str, Any]) -> None:
+        start, end = alert.opened_at.wall - self._back, alert.opened_at.wall + self._settings.post_roll
+        bundle = Bundle(
+            alert=alert,
+            scores=self._recent.scores(alert.stream, start, end),
+            faces=faces if self._pictures(alert.stream) else {},
+            identity=dict(self._options.identity(alert.stream)),
+            pictures=self._pictures(alert.stream),
+        )
+        async with self._one_at_a_time:
+            await self._guarded(self._write(bundle))
+
+    async def _write(self, bundle: Bundle) -> None:
+        directory = await asyncio.to_thread(self._sealer.begin, bundle.alert.id)
+        try:
+            clip = await self._cut(bundle, directory)
+            await asyncio.to_thread(self._sealer.seal, bundle, clip, directory)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, directory, True)
+            raise
+        await asyncio.to_thread(self._sealer.retain, time.time())
+
+    async def _cut(self, bundle: Bundle, directory: Path) -> ClipInfo | None:
+        """A clip that cannot be cut leaves the rest of the evidence standing."""
+        if self._clips is None or not bundle.pictures:
+            return None
+        opened = bundle.alert.opened_at.wall
+        start, end = opened - self._settings.pre_roll, opened + self._settings.post_roll
+        try:
+            return await self._clips.cut(bundle.alert.stream, start, end, directory / "clip.mp4")
+        except StorageError as error:
+            log.error("evidence: no clip for %s: %s", bundle.alert.id, error)
+            return None
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except StorageError as error:
+            log.error("evidence: %s", error)
+            self._observer.history_lost("evidence", 1)
+            self._report(AlertKind.STORAGE, "evidence", str(error))
+        else:
+            self._report(AlertKind.STORAGE, "evidence", None)
+
+    def _pictures(self, stream: str) -> bool:
+        return self._settings.store_frames != "never" and self._options.pictures(stream)
+
+
+def _tracks(alert: Alert) -> list[int]:
+    return [int(t) for t in alert.labels.get("tracks", "").split(",") if t]

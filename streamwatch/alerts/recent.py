@@ -1,0 +1,122 @@
+"""What was last seen of each stream, kept in memory and bounded, so that an alert can show what led to it.
+
+Scores for as long as the window and the rolls; of pictures only the newest few faces and the worst, and none at all
+where
+`store_frames` is `never`. Nothing of it reaches the disk without an alert.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from streamwatch.domain import FaceScore, FrameScores, StreamScore
+
+MAX_SCORES = 2000
+MAX_FACES = 16
+"""Crops kept for each stream: about 2 MB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenFace:
+    """A scored face with its crop, and when it was captured (Unix seconds)."""
+
+    wall: float
+    scored: FaceScore
+
+
+@dataclass(slots=True)
+class _Stream:
+    scores: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_SCORES))
+    faces: deque[SeenFace] = field(default_factory=lambda: deque(maxlen=MAX_FACES))
+    worst: SeenFace | None = None
+
+
+class Recent:
+    """`seconds` is how far back scores and the worst face are kept."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._streams: dict[str, _Stream] = {}
+
+    def observe(self, score: StreamScore, scores: FrameScores | None, pictures: bool) -> None:
+        stream = self._streams.setdefault(score.stream, _Stream())
+        stream.scores.append(score_record(score, scores))
+        oldest = score.at.wall - self._seconds
+        while stream.scores and stream.scores[0]["at"] < oldest:
+            stream.scores.popleft()
+        if stream.worst is not None and stream.worst.wall < oldest:
+            stream.worst = max(stream.faces, key=lambda f: f.scored.logit, default=None)
+        if scores is None or not pictures:
+            return
+        for scored in scores.faces:
+            if scored.crop is not None:
+                seen = SeenFace(scores.frame.captured_at.wall, scored)
+                stream.faces.append(seen)
+                if stream.worst is None or scored.logit >= stream.worst.scored.logit:
+                    stream.worst = seen
+
+    def forget(self, stream: str) -> None:
+        self._streams.pop(stream, None)
+
+    def scores(self, stream: str, start: float, end: float) -> list[dict[str, Any]]:
+        """Records between two wall times, in order."""
+        known = self._streams.get(stream)
+        return [r for r in known.scores if start <= r["at"] <= end] if known else []
+
+    def faces(self, stream: str, tracks: Iterable[int]) -> dict[str, SeenFace]:
+        """`worst` and `typical` (nearest to the median) of the faces in memory; of the given tracks where there are
+        any."""
+        known = self._streams.get(stream)
+        if known is None:
+            return {}
+        every = [*known.faces, *([known.worst] if known.worst else [])]
+        wanted = set(tracks)
+        chosen = [f for f in every if f.scored.face.track in wanted] or every
+        if not chosen:
+            return {}
+        middle = median(f.scored.logit for f in chosen)
+        return {
+            "worst": max(chosen, key=lambda f: f.scored.logit),
+            "typical": min(chosen, key=lambda f: abs(f.scored.logit - middle)),
+        }
+
+
+def score_record(score: StreamScore, scores: FrameScores | None) -> dict[str, Any]:
+    """One line of `scores.json`: the window's verdict, its tracks, and what each member said of each face of the
+    frame."""
+    return {
+        "at": score.at.wall,
+        "monotonic": score.at.mono,
+        "seq": score.seq,
+        "verdict": score.verdict.value,
+        "reason": score.reason.value if score.reason else None,
+        "score": score.score,
+        "threshold": score.threshold,
+        "coverage": score.coverage,
+        "tracks": [
+            {
+                "track": t.track,
+                "box": [round(v, 1) for v in t.box],
+                "score": t.score,
+                "verdict": t.verdict.value,
+                "coverage": t.coverage,
+                "members": dict(t.members),
+            }
+            for t in score.tracks
+        ],
+        "faces": [_face_record(f) for f in scores.faces] if scores else [],
+    }
+
+
+def _face_record(scored: FaceScore) -> dict[str, Any]:
+    face = scored.face
+    return {
+        "track": face.track,
+        "logit": scored.logit,
+        "members": dict(scored.members),
+        "quality": dict(face.quality.measures) if face.quality else {},
+    }

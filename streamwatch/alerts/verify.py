@@ -1,0 +1,106 @@
+"""`streamwatch evidence verify`: proves that a bundle, or a whole directory of them, is what was sealed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from streamwatch.alerts.chain import CHAIN, GENESIS, read
+from streamwatch.alerts.signing import check_signature, file_sha256, fingerprint, load_public
+from streamwatch.errors import EvidenceInvalid
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+PUBLIC_KEY = "public_key.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was proved. `head` is the hash of the chain's newest line ("" for a single bundle)."""
+
+    bundles: int
+    removed: int
+    head: str
+    key: str
+
+
+def verify(directory: Path, public_key: Path | None = None) -> Verified:
+    """Checks a bundle or a directory of bundles. `public_key` is the key that you trust; None takes the one beside the
+    evidence, which proves only that nothing was changed by someone without the private key's directory.
+
+    Raises EvidenceInvalid naming the first file that does not hold, and what is wrong with it.
+    """
+    if (directory / MANIFEST).is_file():
+        key = _key(public_key or _first(directory / PUBLIC_KEY, directory.parent / PUBLIC_KEY))
+        verify_bundle(directory, key)
+        return Verified(1, 0, "", fingerprint(key))
+    if not (directory / CHAIN).is_file():
+        raise EvidenceInvalid(f"{directory}: holds neither {MANIFEST} nor {CHAIN}")
+    return _verify_all(directory, _key(public_key or directory / PUBLIC_KEY))
+
+
+def verify_bundle(directory: Path, key: Ed25519PublicKey) -> dict[str, Any]:
+    """The manifest, once its signature and every file have been checked. Raises EvidenceInvalid."""
+    path = directory / MANIFEST
+    content = _bytes(path)
+    check_signature(key, _bytes(directory / SIGNATURE).decode(errors="replace").strip(), content, path)
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        files = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EvidenceInvalid(f"{path}: is damaged") from error
+    for name, expected in files.items():
+        file = directory / name
+        if Path(name).name != name or not file.is_file():
+            raise EvidenceInvalid(f"{file}: is missing")
+        if file_sha256(file) != expected:
+            raise EvidenceInvalid(f"{file}: was changed, its SHA-256 is not the manifest's")
+    allowed = {*files, MANIFEST, SIGNATURE, PUBLIC_KEY}
+    for file in sorted(directory.iterdir()):
+        if file.name not in allowed:
+            raise EvidenceInvalid(f"{file}: is not in the manifest")
+    return manifest
+
+
+def _verify_all(directory: Path, key: Ed25519PublicKey) -> Verified:
+    links = list(read(directory / CHAIN, key))
+    removed = {link.alert for link in links if link.kind == "removed"}
+    sealed = [link for link in links if link.kind == "sealed"]
+    previous = GENESIS
+    present = 0
+    for link in sealed:
+        bundle = directory / link.alert
+        if bundle.is_dir():
+            manifest = verify_bundle(bundle, key)
+            if file_sha256(bundle / MANIFEST) != link.manifest:
+                raise EvidenceInvalid(f"{bundle / MANIFEST}: is not the one that the chain names")
+            if manifest.get("previous") != previous:
+                raise EvidenceInvalid(f"{bundle / MANIFEST}: does not follow from the bundle before")
+            present += 1
+        elif link.alert not in removed:
+            raise EvidenceInvalid(f"{bundle}: is missing, and the chain does not say that it was removed")
+        previous = link.manifest
+    known = {link.alert for link in sealed}
+    for bundle in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        if bundle.name not in known:
+            raise EvidenceInvalid(f"{bundle}: is not in the chain")
+    return Verified(present, len(removed), links[-1].hash if links else GENESIS, fingerprint(key))
+
+
+def _key(path: Path) -> Ed25519PublicKey:
+    return load_public(_bytes(path), path)
+
+
+def _first(*paths: Path) -> Path:
+    return next((p for p in paths if p.is_file()), paths[0])
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EvidenceInvalid(f"{path}: {error.strerror or error}") from error
