@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as Bar
+from torch import nn
 
 from streamwatch.inference.members import MaskMember
 from streamwatch.training.faces import FaceSet
@@ -31,7 +32,9 @@ OWN_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """One member's training."""
+    """One member's training. `frozen_norms` keeps the statistics of batch normalisation as they are: right where a
+
+    trained network is refined, whose statistics come from more data than the refinement sees."""
 
     schedule: Schedule
     pairs: PairSettings = DEFAULT_PAIRS
@@ -40,7 +43,7 @@ class Recipe:
     weight_decay: float = 0.02
     seed: int = 0
     device: str = "cpu"
-    keep_every: int = 0
+    frozen_norms: bool = False
 
 
 @dataclass(slots=True)
@@ -117,7 +120,7 @@ class Trainer:
         schedule, progress = self.recipe.schedule, self.progress
         started = saved = logged = time.monotonic()
         before = progress.seconds
-        self.member.train()
+        self._to_training_mode()
         bar = Bar(*Bar.get_default_columns(), MofNCompleteColumn(), disable=not sys.stderr.isatty())
         task = bar.add_task("images", total=schedule.images, completed=progress.seen)
         with bar, self._stopped_by_signals():
@@ -137,6 +140,13 @@ class Trainer:
                     break
         self.save()
         return progress
+
+    def _to_training_mode(self) -> None:
+        self.member.train()
+        if self.recipe.frozen_norms:
+            for module in self.member.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
     def _step(self) -> int:
         schedule, progress = self.recipe.schedule, self.progress

@@ -1,0 +1,168 @@
+"""Give a weight set its temperatures, its threshold at a stated false-alarm rate, and its limit of disagreement.
+
+All are set on the `val` faces, seen through the stream look, and on one half of the labelled clips (by group): the
+other half stays for the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from streamwatch.domain import Floats
+from streamwatch.inference.ensemble import Ensemble, load_ensemble
+from streamwatch.inference.weights import bundled_directory, find_set
+from streamwatch.training.bundle import read_raw_manifest, write_set
+from streamwatch.training.clips import Sampling, all_clip_faces, split_groups
+from streamwatch.training.heldout import Labelled, find_reconstruct, held_out
+from streamwatch.training.layouts import find_clips
+from streamwatch.training.metrics import fit_temperature, sigmoid, threshold_at
+from streamwatch.training.own import bundled_finder
+from streamwatch.training.scored import ScoredClip, score_clips, score_crops
+
+LARGEST_TEMPERATURE = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Temperatures and biases of the members, the score threshold, and the 99th percentile of their spread."""
+
+    temperatures: tuple[float, ...]
+    biases: tuple[float, ...]
+    threshold: float
+    disagreement_p99: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What calibration sees: raw logits of single faces (N, M) with labels, and clips with raw logits."""
+
+    logits: Floats
+    labels: npt.NDArray[np.int64]
+    clips: Sequence[ScoredClip]
+
+
+def calibrate(evidence: Evidence, false_alarm_rate: float) -> Calibration:
+    """Platt scaling per member, faces and clips weighing the same and reals and fakes too; then the threshold that at
+
+    most `false_alarm_rate` of the real examples reach: real faces and real clips' windows weighing the same."""
+    frames = [scored.members for scored in evidence.clips]
+    owners = np.repeat([scored.clip.label for scored in evidence.clips], [len(rows) for rows in frames])
+    logits = np.concatenate([evidence.logits, *frames])
+    labels = np.concatenate([evidence.labels, owners]).astype(np.int64)
+    source = np.concatenate([np.zeros(len(evidence.labels)), np.ones(len(owners))])
+    weights = _balanced(labels, source)
+    fitted = [fit_temperature(labels, column, weights) for column in logits.T]
+    temperatures = tuple(min(LARGEST_TEMPERATURE, temperature) for temperature, _ in fitted)
+    biases = tuple(bias for _, bias in fitted)
+    reals, spreads = _real_examples(evidence, np.array(temperatures), np.array(biases))
+    threshold = threshold_at(sigmoid(reals), false_alarm_rate)
+    return Calibration(temperatures, biases, min(0.99, threshold), float(np.percentile(spreads, 99)))
+
+
+def _balanced(labels: npt.NDArray[np.int64], source: Floats) -> npt.NDArray[np.float64]:
+    weights = np.zeros(len(labels), np.float64)
+    for kind in (0, 1):
+        for place in (0, 1):
+            rows = (labels == kind) & (source == place)
+            if rows.any():
+                weights[rows] = 1.0 / rows.sum()
+    return weights
+
+
+def _real_examples(
+    evidence: Evidence, temperatures: npt.NDArray[np.float64], biases: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Fused logits and members' spreads of real faces and of real clips' windows, repeated to weigh the same."""
+    faces = (evidence.logits[evidence.labels == 0] + biases) / temperatures
+    windows = []
+    for scored in evidence.clips:
+        if scored.clip.label == 0:
+            adjusted = replace(scored, members=((scored.members + biases) / temperatures).astype(np.float32))
+            windows += [members for _, members in adjusted.windows()]
+    rows = [faces]
+    if windows:
+        rows += [np.stack(windows)] * max(1, round(len(faces) / len(windows)))
+    members = np.concatenate(rows)
+    return members.mean(1), np.ptp(members, axis=1)
+
+
+def gather(ensemble: Ensemble, faces: Labelled, clips: Sequence[ScoredClip]) -> Evidence:
+    """Raw logits of the faces; `clips` must have been scored by the same uncalibrated ensemble."""
+    logits, _ = score_crops(ensemble, faces.crops)
+    return Evidence(logits, faces.labels, clips)
+
+
+def uncalibrated(ensemble: Ensemble) -> Ensemble:
+    """The same members with temperature 1 and bias 0."""
+    for member in ensemble.members:
+        member.temperature, member.bias = 1.0, 0.0
+    return ensemble
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", default="bundled", help="the set to calibrate, by name or directory")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with faces/ and clips/")
+    parser.add_argument("--clips", type=Path, help="other labelled clips: a CSV or a data set's folder")
+    parser.add_argument("--autoencoders", type=Path, help="folder of auto-encoders for reconstructed fakes")
+    parser.add_argument("--pairs", type=int, default=400, help="held-out pairs of a real face and its fake")
+    parser.add_argument("--false-alarms", type=float, default=0.05, help="share of real examples that may alarm")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the clips' faces between runs")
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    directory = bundled_directory() if args.weights == "bundled" else Path(args.weights)
+    weights = find_set(args.weights)
+    ensemble = uncalibrated(load_ensemble(weights))
+    clips = find_clips(args.clips or args.data_dir / "clips" / "clips.csv")
+    choose, _ = split_groups(clips)
+    finder, version = bundled_finder()
+    sampling = Sampling(size=ensemble.crop_size)
+    chosen = [clip for clip in clips if clip.group in choose]
+    scored = score_clips(ensemble, all_clip_faces(chosen, finder, sampling, args.cache, version))
+    faces = held_out(args.data_dir / "faces", args.pairs, ensemble.crop_size, find_reconstruct(args.autoencoders))
+    calibration = calibrate(gather(ensemble, faces, scored), args.false_alarms)
+    record = read_raw_manifest(directory)["sets"][weights.name]
+    write_set(directory, weights.name, calibrated_record(record, calibration, args.false_alarms))
+    print(f"threshold {calibration.threshold:.4f}, disagreement {calibration.disagreement_p99:.3f}")
+    for name, temperature, bias in zip(ensemble.names, calibration.temperatures, calibration.biases, strict=True):
+        print(f"{name}: temperature {temperature:.3f}, bias {bias:+.3f}")
+    return 0
+
+
+def calibrated_record(record: dict[str, Any], calibration: Calibration, rate: float) -> dict[str, Any]:
+    """The manifest's set with the calibration in it."""
+    basis = (
+        f"at most {rate:.1%} of real examples reach it: val faces through the stream look, one picture each, and the "
+        "10 s windows of the real clips of the half that calibrates, weighing the same"
+    )
+    members = [
+        {**member, "temperature": round(temperature, 4), "bias": round(bias, 4)}
+        for member, temperature, bias in zip(
+            record["members"], calibration.temperatures, calibration.biases, strict=True
+        )
+    ]
+    return {
+        **record,
+        "threshold": round(calibration.threshold, 4),
+        "threshold_basis": basis,
+        "disagreement_p99": round(calibration.disagreement_p99, 4),
+        "members": members,
+    }
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(_parser)
+    raise SystemExit(run(_parser.parse_args()))
