@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
+
 from streamwatch.config import ServerSettings
 from streamwatch.server.auth import Caller, host_of, is_loopback
 from streamwatch.server.problems import MEDIA_TYPE, document
@@ -34,12 +36,9 @@ HEADERS = [
 ]
 
 
-class Refused(Exception):
-    """The request goes no further."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
+class Refused(HTTPException):
+    """The request goes no further. Where the body turns out too large while the framework reads it, the framework
+    makes the problem document; else this module does."""
 
 
 def caller_of(scope: Mapping[str, Any]) -> Caller:
@@ -134,9 +133,8 @@ def _with_headers(send: Send) -> Send:
 
 
 async def _answer(scope: ASGIScope, send: Send, refusal: Refused) -> None:
-    """Before the application has begun to answer; a body that turns out too large later ends the same way."""
-    body = json.dumps(document(refusal.status, str(refusal), scope["path"])).encode()
+    body = json.dumps(document(refusal.status_code, refusal.detail, scope["path"])).encode()
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     kind = "websocket.http" if scope["type"] == "websocket" else "http"
-    await send({"type": f"{kind}.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": f"{kind}.response.start", "status": refusal.status_code, "headers": headers})
     await send({"type": f"{kind}.response.body", "body": body, "more_body": False})
