@@ -54,6 +54,8 @@ class MemberRecord(_Record):
     temperature: float = 1.0
     bias: float = 0.0
     figures: Mapping[str, Any] = {}
+    origin: str = ""
+    """the file that it was imported from"""
 
 
 class SetRecord(_Record):

@@ -30,7 +30,7 @@ from streamwatch.inference.seed_members import (
     empty_seed_member,
     without_unused_head,
 )
-from streamwatch.inference.weights import SEED_MEMBERS, first_mismatch, store_directory
+from streamwatch.inference.weights import MANIFEST, SEED_MEMBERS, first_mismatch, read_manifest, store_directory
 from streamwatch.inference.weights_store import edited_manifest, write_tensors
 
 Progress = Callable[[str, int, int | None], None]
@@ -71,15 +71,37 @@ def _import_one(name: str, path: Path) -> str:
     match = _CHECKPOINT.match(name)
     assert match is not None, "_candidates gives known names only"
     set_name, spec = f"dfspot-{match[1].lower()}", SeedSpec(_MEMBERS[match[2].lower()])
-    return import_state(set_name, spec, state, source=name)
+    return import_state(set_name, spec, state, origin=name)
 
 
-def import_state(set_name: str, spec: SeedSpec, state: Mapping[str, Tensor], source: str) -> str:
+def import_checkpoint(path: Path) -> str:
+    """One DF-Spot checkpoint file into the store, unless that very file was taken before; returns `set/member`."""
+    match = _CHECKPOINT.match(path.name)
+    if match is None:
+        raise ConfigError(f"{path}: its name says no network; DF-Spot's are called like dfdc_vit.pth")
+    set_name, member = f"dfspot-{match[1].lower()}", _MEMBERS[match[2].lower()]
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise WeightsMissing(f"{path}: the checkpoint of {member} is missing") from error
+    origin = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    store = store_directory()
+    record = read_manifest(store).sets.get(set_name) if (store / MANIFEST).is_file() else None
+    taken = record is not None and any(m.name == member and m.origin == origin for m in record.members)
+    return f"{set_name}/{member}" if taken else import_state(set_name, SeedSpec(member), read_checkpoint(path), origin)
+
+
+def checkpoint_name(dataset: str, member: str) -> str:
+    """DF-Spot's file name of a member: `dfdc_vitst.pth`."""
+    return f"{dataset}_{next(key for key, name in _MEMBERS.items() if name == member)}.pth"
+
+
+def import_state(set_name: str, spec: SeedSpec, state: Mapping[str, Tensor], origin: str) -> str:
     """One network's tensors into a DF-Spot set of the store. Raises WeightsCorrupt naming the first mismatch."""
     tensors = without_unused_head(state)
     mismatch = first_mismatch(empty_seed_member(spec).net.state_dict(), tensors)
     if mismatch is not None:
-        raise WeightsCorrupt(f"{source}: is not a {spec.name} checkpoint: {mismatch}")
+        raise WeightsCorrupt(f"{origin.partition(':')[0]}: is not a {spec.name} checkpoint: {mismatch}")
     file = f"{set_name}/{spec.name}.safetensors"
     record = {
         "name": spec.name,
@@ -87,6 +109,7 @@ def import_state(set_name: str, spec: SeedSpec, state: Mapping[str, Tensor], sou
         "sha256": write_tensors(file, tensors),
         "architecture": spec.to_dict(),
         "crop": SEED_CROP,
+        "origin": origin,
     }
     with edited_manifest() as manifest:
         entry = manifest["sets"].setdefault(set_name, _empty_seed_set())

@@ -28,7 +28,7 @@ from streamwatch.inference.weights import (
 )
 
 ARCHIVE_BYTES = 14 * 10**9
-SEED_TERMS = "DF-Spot's release; research use, trained on data sets under their own terms"
+SEED_TERMS = "DF-Spot's own; for research, as the data they were trained on"
 
 
 @dataclass(frozen=True, slots=True)
