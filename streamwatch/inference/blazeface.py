@@ -156,6 +156,23 @@ def weighted_nms(candidates: Floats, threshold: float = 0.3, weights: Floats | N
     return np.stack(faces) if faces else np.empty((0, candidates.shape[1]), dtype=np.float32)
 
 
+def drop_nested(faces: Floats, threshold: float = 0.5) -> Floats:
+    """Of faces (N, 17), best first, those that no better one contains for more than `threshold` of the smaller's area.
+
+    Suppression by IoU keeps a second box on the same face where the two differ much in size.
+    """
+    kept: list[int] = []
+    for index, face in enumerate(faces):
+        better = faces[kept]
+        inner = np.minimum(face[2:4], better[:, 2:4]) - np.maximum(face[:2], better[:, :2])
+        shared = np.prod(np.clip(inner, 0.0, None), axis=1)
+        areas = np.prod(np.clip(better[:, 2:4] - better[:, :2], 0.0, None), axis=1)
+        smaller = np.minimum(areas, np.prod(np.clip(face[2:4] - face[:2], 0.0, None)))
+        if not np.any(shared > threshold * smaller):
+            kept.append(index)
+    return faces[kept]
+
+
 def load_blazeface(source: str | Path | dict[str, Tensor]) -> BlazeFace:
     """A network in evaluation mode from a state dict, a safetensors file or the original `blazeface.pth`.
 

@@ -15,6 +15,7 @@ from streamwatch.inference.blazeface import (
     KEYPOINT_COUNT,
     BlazeFace,
     decode,
+    drop_nested,
     make_anchors,
     normalise,
     scores_of,
@@ -74,7 +75,7 @@ class FaceFinder:
         found = []
         for image, batch, rows, option in zip(images, batches, candidates, wanted, strict=True):
             merged = weighted_nms(rows[:, :-1], self.settings.nms_threshold, _trust(rows, batch))
-            detections = [_detection(face) for face in merged]
+            detections = [_detection(face) for face in drop_nested(merged)]
             size = (image.shape[1], image.shape[0])
             found.append([face for face in detections if _counts(face, size, option)][: option.max_faces])
         return found

@@ -13,6 +13,7 @@ from streamwatch.inference.blazeface import (
     ANCHOR_COUNT,
     BlazeFace,
     decode,
+    drop_nested,
     iou,
     load_blazeface,
     make_anchors,
@@ -109,6 +110,14 @@ def test_weighted_nms_of_nothing_and_of_degenerate_boxes() -> None:
     assert weighted_nms(np.empty((0, 17), np.float32)).shape == (0, 17)
     flat = np.stack([candidate(5, 5, 5, 5, 0.9), candidate(9, 9, 3, 3, 0.8)])
     assert len(weighted_nms(flat)) == 2
+
+
+def test_a_box_inside_a_better_one_is_dropped() -> None:
+    faces = np.stack([candidate(0, 0, 40, 40, 0.9), candidate(5, 5, 20, 20, 0.8), candidate(35, 35, 60, 60, 0.7)])
+    np.testing.assert_array_equal(drop_nested(faces), faces[[0, 2]])
+    outer = np.stack([candidate(10, 10, 20, 20, 0.9), candidate(0, 0, 40, 40, 0.8)])
+    np.testing.assert_array_equal(drop_nested(outer), outer[:1])
+    assert drop_nested(np.empty((0, 17), np.float32)).shape == (0, 17)
 
 
 def test_iou_of_nested_and_apart() -> None:
