@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { h, say, setText } from "./dom.js";
-import { confirmation, openDialog } from "./forms.js";
+import { confirmation, field, openDialog } from "./forms.js";
 import { Publisher } from "./whip.js";
 
 /** @returns {element, show(stream), close()} */
@@ -33,6 +33,8 @@ export function controls(context, id) {
   });
   // The address says whether a browser publishes; it is part of the API's record, not of what moves.
   api.stream(id).then((given) => (publish.hidden = !given.url.startsWith("whip:") || !context.may("operate")), () => {});
+  if (context.publish === id) publisher.start(); // it was just added for that
+  context.publish = null;
   const element = h("div", { class: "end", hidden: true }, told, fault, publish, pause, change, remove);
   return {
     element,
@@ -63,9 +65,9 @@ async function settings(id) {
     say("Saved.");
   };
   openDialog("Stream settings", { fault, submit: h("button", { class: "primary" }, "Save"), save }, [
-    h("label", {}, "Name", name),
-    h("label", {}, "New address", url, h("small", {}, "Empty: stays as it is.")),
-    h("label", {}, "Analysed frames a second", fps),
-    h("label", {}, "Threshold", threshold, h("small", {}, "A score above it counts as fake, 0 to 1.")),
+    field("Name", name),
+    field("New address", url, "Empty: stays as it is."),
+    field("Analysed frames a second", fps),
+    field("Threshold", threshold, "A score above it counts as fake, 0 to 1."),
   ]);
 }

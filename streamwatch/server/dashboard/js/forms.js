@@ -7,7 +7,15 @@ const SLUG = "[a-z0-9]([a-z0-9_\\-]{0,62}[a-z0-9])?";
 
 /** A name as people write it -> the id under which the stream is known. */
 export function slug(name) {
-  return name.normalize("NFKD").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 64);
+  return name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 64);
+}
+
+/** A label with its input; the hint is read after both, and is not part of the name. */
+export function field(name, input, hint) {
+  if (!hint) return h("label", {}, name, input);
+  const id = `hint-${name.toLowerCase().replace(/[^a-z]+/g, "-")}`;
+  input.setAttribute("aria-describedby", id);
+  return h("div", { class: "field" }, h("label", {}, name, input), h("small", { id }, hint));
 }
 
 export function addStream(context) {
@@ -18,7 +26,7 @@ export function addStream(context) {
   const camera = h("input", { type: "checkbox", name: "camera" });
   const fault = h("p", { class: "fault", role: "alert" });
   const submit = h("button", { class: "primary" }, "Add stream");
-  const address = h("label", {}, "Address", url, h("small", {}, "A user name and password in it are stored, and never shown again."));
+  const address = field("Address", url, "A user name and password in it are stored, and never shown again.");
   let typed = false;
   name.addEventListener("input", () => typed || (id.value = slug(name.value)));
   id.addEventListener("input", () => (typed = id.value !== ""));
@@ -31,14 +39,15 @@ export function addStream(context) {
     if (fps.value) settings.sample_fps = Number(fps.value);
     await api.addStream(settings);
     say(`${name.value} was added.`);
+    context.publish = camera.checked ? settings.id : null;
     if (camera.checked) location.hash = `#/streams/${encodeURIComponent(settings.id)}`;
   };
   openDialog("Add stream", { fault, submit, save }, [
-    h("label", {}, "Name", name),
-    h("label", {}, "Id", id, h("small", {}, "Used in addresses, alerts and metrics; it stays.")),
-    h("label", { class: "check" }, camera, "A browser will publish its camera (WebRTC)"),
+    field("Name", name),
+    field("Id", id, "Used in addresses, alerts and metrics; it stays."),
+    h("label", { class: "check" }, camera, "Publish this browser’s camera (WebRTC)"),
     address,
-    h("label", {}, "Analysed frames a second", fps),
+    field("Analysed frames a second", fps),
   ]);
 }
 
@@ -87,7 +96,7 @@ export function loginForm(done) {
     })).then((accepted) => accepted && done());
   } },
   h("h1", { id: "login-title" }, "Log in"),
-  h("label", {}, "Token", token, h("small", {}, "Made by “streamwatch token create”.")),
+  field("Token", token, "Made by “streamwatch token create”."),
   fault, submit);
   queueMicrotask(() => token.focus());
   return form;

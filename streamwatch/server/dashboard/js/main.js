@@ -26,7 +26,7 @@ const connection = new Connection({
   state: showLink,
   refused: askSession,
 });
-const context = { store, pictures, connection, may: () => false };
+const context = { store, pictures, connection, may: () => false, publish: null };
 const PAGES = { "": openWall, streams: openStream, alerts: openAlerts, system: openSystem };
 let page = null;
 let started = false;
