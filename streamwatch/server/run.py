@@ -44,6 +44,8 @@ class _WebSocket(WebSocketsSansIOProtocol):
     """uvicorn's protocol for peers that do not read: their close frame does not wait for room in the transport's
     buffer, and the connection is torn down if they do not take it either."""
 
+    _abort: asyncio.TimerHandle | None = None
+
     async def send(self, message: Any) -> None:
         if message["type"] == "websocket.close":
             self.writable.set()
@@ -53,7 +55,13 @@ class _WebSocket(WebSocketsSansIOProtocol):
         try:
             await super().run_asgi()
         finally:
-            self.loop.call_later(CLOSE_WITHIN, self.transport.abort)
+            if not self.disconnected:
+                self._abort = self.loop.call_later(CLOSE_WITHIN, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._abort is not None:
+            self._abort.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):
