@@ -46,6 +46,12 @@ class ScoreTable:
                 if batch:
                     await connection.execute(insert(tables[name]), list(batch))
 
+    async def streams(self, since: float) -> list[str]:
+        """Those that have points since then."""
+        query = select(scores.c.stream).where(scores.c.at >= since).distinct().order_by(scores.c.stream)
+        async with self._database.reading() as connection:
+            return list((await connection.execute(query)).scalars())
+
     async def points(self, stream: str, since: float, until: float, limit: int) -> list[ScorePoint]:
         """The newest `limit` points of [since, until), in rising order of time."""
         query = (

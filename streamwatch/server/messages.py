@@ -46,6 +46,8 @@ class FaceRecord(TypedDict):
     coverage: float
     confirmed: bool
     members: dict[str, float]
+    logit: float | None
+    """of the newest frame alone, where the face was scored in it: what the fast rule adds up, and replay needs"""
 
 
 @with_config(_STRICT)
@@ -294,6 +296,7 @@ def face_record(track: TrackScore) -> FaceRecord:
         "coverage": round(track.coverage, 4),
         "confirmed": track.confirmed,
         "members": {name: round(value, 4) for name, value in track.members.items()},
+        "logit": None if track.logit is None else round(track.logit, 3),
     }
 
 

@@ -1,0 +1,1 @@
+"""What rules would have done on recorded scores, so that thresholds are set on data."""
