@@ -16,8 +16,8 @@ from streamwatch.camera import Camera, Credentials
 from streamwatch.domain import Source
 from streamwatch.errors import SourceError, StreamEnded
 from streamwatch.ingest.source import SourceContext
-from tests.fakes.clips import clip, playlist
 from tests.fakes.ingest import Collector, ingest_settings, source_for, source_threads, until
+from tests.fakes.patterns import clip, playlist
 from tests.fakes.web import WebServer
 
 Opened = AbstractAsyncContextManager[str]

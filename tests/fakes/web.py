@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from tests.fakes.clips import jpegs
+from tests.fakes.patterns import jpegs
 
 _ERRORS = {"/401": "401 Unauthorized", "/403": "403 Forbidden", "/404": "404 Not Found", "/500": "500 Server Error"}
 
