@@ -1,105 +1,98 @@
-"""Small test clips, made once per test run by FFmpeg's own test pattern."""
+"""Small recordings made on the spot: each frame's brightness tells its number."""
 
 from __future__ import annotations
 
-import atexit
-import functools
-import tempfile
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
-from av.video.frame import PictureType
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-_DIRECTORY = tempfile.TemporaryDirectory(prefix="streamwatch-clips-")
-atexit.register(_DIRECTORY.cleanup)
+from streamwatch.domain import Image
 
-X264 = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "sliced-threads=0:slices=1:threads=1"}
-# codec -> container, and what makes its encoder quick
-_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    "libx264": ("mp4", X264),
-    "libx264-b": ("mp4", {"preset": "veryfast", "x264-params": "bframes=2:b-pyramid=0:threads=1:scenecut=0"}),
-    "libx265": ("mp4", {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"}),
-    "libvpx": ("webm", {"deadline": "realtime", "cpu-used": "16", "lag-in-frames": "0", "threads": "1"}),
-    "libvpx-vp9": ("webm", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "threads": "1"}),
-    "libsvtav1": ("mp4", {"preset": "12", "svtav1-params": "lp=1"}),
-    "mjpeg": ("mkv", {"huffman": "default"}),
-}
+LEVEL = 4
+"""Grey levels between two frames: more than any codec here rounds away."""
 
 
-@functools.cache
-def clip(
-    codec: str = "libx264",
+def numbered(count: int, size: tuple[int, int] = (64, 48)) -> list[Image]:
+    """Frames whose left half has the level 10 + 4 x number and whose right half is dark."""
+    frames = []
+    for index in range(count):
+        image = np.zeros((size[1], size[0], 3), np.uint8)
+        image[:, : size[0] // 2] = 10 + LEVEL * index
+        frames.append(image)
+    return frames
+
+
+def number_of(image: Image) -> int:
+    """Which of the numbered frames a decoded picture is."""
+    height, width = image.shape[:2]
+    return round((float(image[height // 4 : -height // 4, width // 8 : width * 3 // 8].mean()) - 10) / LEVEL)
+
+
+def write_clip(
+    path: Path,
+    frames: Iterable[Image],
     *,
-    size: tuple[int, int] = (320, 240),
+    codec: str = "libx264",
     fps: int = 25,
-    seconds: float = 3.0,
-    gop: int | None = None,
-    container: str | None = None,
+    times: Sequence[int] | None = None,
+    sound: str | None = None,
 ) -> Path:
-    """A test pattern. `gop` in pictures; None: one second."""
-    extension, options = _ENCODERS[codec]
-    extension = container or extension
-    path = Path(_DIRECTORY.name) / f"{codec}-{size[0]}x{size[1]}-{fps}-{seconds}-{gop}.{extension}"
-    pattern = f"testsrc2=size={size[0]}x{size[1]}:rate={fps}:duration={seconds}"
-    with av.open(str(path), "w") as output, av.open(pattern, format="lavfi") as source:
-        stream = cast(VideoStream, output.add_stream(codec.removesuffix("-b"), rate=fps, options=options))
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.gop_size = gop or fps
-        for frame in source.decode(video=0):
-            frame.pict_type = PictureType.NONE
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
+    """`times` in units of 1/1000 s makes a variable frame rate; `sound` is the codec of a second of tone."""
+    with av.open(str(path), "w") as container:
+        images = list(frames)
+        stream = cast(VideoStream, container.add_stream(codec, rate=fps))
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 12
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if codec == "libx264":
+            stream.options = {"preset": "ultrafast", "crf": "12", "bf": "2"}
+        else:
+            stream.bit_rate = 4_000_000
+        tone = cast(AudioStream, container.add_stream(sound, rate=48_000)) if sound is not None else None
+        for index, image in enumerate(images):
+            frame = VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = times[index] if times is not None else index
+            frame.time_base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if tone is not None:
+            _write_tone(container, tone)
     return path
 
 
-@functools.cache
-def sound() -> Path:
-    """Two seconds of a tone, without a picture."""
-    path = Path(_DIRECTORY.name) / "tone.wav"
-    with av.open(str(path), "w") as output, av.open("sine=duration=2", format="lavfi") as source:
-        stream: Any = output.add_stream("pcm_s16le", rate=44_100)
-        for frame in source.decode(audio=0):
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
+def write_sound(path: Path) -> Path:
+    """A file with sound alone."""
+    with av.open(str(path), "w") as container:
+        _write_tone(container, container.add_stream("aac", rate=48_000))
     return path
 
 
-@functools.cache
-def playlist(seconds: float = 6.0) -> Path:
-    """A recorded HLS playlist of one-second segments; the live playlists of the tests show parts of it."""
-    path = Path(_DIRECTORY.name) / f"hls-{seconds}" / "index.m3u8"
-    path.parent.mkdir()
-    options = {"hls_time": "1", "hls_list_size": "0", "hls_playlist_type": "vod", "hls_segment_type": "fmp4"}
-    with (
-        av.open(str(clip(seconds=seconds))) as source,
-        av.open(str(path), "w", format="hls", options=options) as output,
-    ):
-        template = source.streams.video[0]
-        stream = output.add_stream_from_template(template, opaque=True)
-        for packet in source.demux(template):
-            if packet.size:
-                packet.stream = stream
-                output.mux(packet)
-    return path
+def turn_upright(path: Path) -> None:
+    """Marks an mp4 as recorded sideways: its display matrix turns it a quarter clockwise, as phones write it."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and id, reserved, layer to volume
+    values = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+    data[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
+    path.write_bytes(bytes(data))
 
 
-@functools.cache
-def without_timestamps() -> Path:
-    """A bare H.264 byte stream: its packets have no time of their own."""
-    path = Path(_DIRECTORY.name) / "bare.h264"
-    with av.open(str(clip())) as source:
-        template = source.streams.video[0]
-        filtered = av.BitStreamFilterContext("h264_mp4toannexb", template)
-        data = b"".join(bytes(q) for p in source.demux(template) if p.size for q in filtered.filter(p))
-    path.write_bytes(data)
-    return path
-
-
-@functools.cache
-def jpegs(count: int = 5) -> tuple[bytes, ...]:
-    """Pictures as a camera's MJPEG page sends them."""
-    with av.open(str(clip("mjpeg"))) as source:
-        return tuple(bytes(packet) for packet in source.demux(video=0) if packet.size)[:count]
+def _write_tone(container: OutputContainer, stream: AudioStream) -> None:
+    samples = 1024
+    for block in range(48):
+        wave = [math.sin(2 * math.pi * 440 * (block * samples + i) / 48_000) * 0.2 for i in range(samples)]
+        frame = AudioFrame.from_ndarray(np.array([wave], np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48_000, block * samples
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
