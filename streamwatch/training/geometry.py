@@ -88,7 +88,7 @@ def outline_mask(
     size = float(np.ptp(geometry.outline[:, 1]))
     for share in (rng.uniform(0.01, 0.06), rng.uniform(0.01, 0.05)):
         cv2.GaussianBlur(mask, (0, 0), max(0.6, share * size), dst=mask, borderType=cv2.BORDER_REPLICATE)
-    return mask
+    return np.minimum(mask, 1.0, out=mask)  # the blur's rounding can go beyond
 
 
 def _deformed(outline: Floats, rng: np.random.Generator, variety: float) -> Floats:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from streamwatch.domain import Floats, Image
 from streamwatch.inference.crop import SIDE_PER_HEIGHT
+from streamwatch.inference.members import MaskMember
 from streamwatch.training.autoencoder import load_autoencoders, reconstructor
-from streamwatch.training.faces import load_labelled_faces
+from streamwatch.training.faces import FaceSet, load_labelled_faces
 from streamwatch.training.fakes import Reconstruct
 from streamwatch.training.pairs import PairSettings, make_pair
 
@@ -55,3 +57,19 @@ def _rows(people: int, pairs: int) -> Iterator[tuple[int, int]]:
     order = np.random.default_rng(HELD_OUT_SEED).permutation(people)
     for number in range(pairs):
         yield int(order[number % people]), number
+
+
+@torch.inference_mode()
+def score_pairs(
+    member: MaskMember, faces: FaceSet, settings: PairSettings, reconstruct: Reconstruct | None = None
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """One pair of each face through one member: labels and raw logits (2N,). The member's mode is restored."""
+    mode = member.training
+    member.eval()
+    logits = []
+    for index in range(len(faces)):
+        pair = make_pair(faces, index, np.random.default_rng((HELD_OUT_SEED, index)), settings, reconstruct)
+        crops = torch.from_numpy(pair.images[:2]).permute(0, 3, 1, 2).float() / 255.0
+        logits.append(member(crops).logit.numpy())
+    member.train(mode)
+    return np.tile(np.array([0, 1]), len(faces)), np.concatenate(logits)

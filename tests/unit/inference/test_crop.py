@@ -10,7 +10,9 @@ from streamwatch.inference.crop import CropJitter, crop_box, crop_face
 def gradient(width: int, height: int) -> Image:
     x = np.linspace(0, 255, width)[None, :, None]
     y = np.linspace(0, 255, height)[:, None, None]
-    return np.broadcast_to(np.concatenate((x + 0 * y, y + 0 * x, 0 * x + 0 * y), 2), (height, width, 3)).astype(np.uint8)
+    return np.broadcast_to(np.concatenate((x + 0 * y, y + 0 * x, 0 * x + 0 * y), 2), (height, width, 3)).astype(
+        np.uint8
+    )
 
 
 def test_the_square_is_1_6_heights_and_raised_by_a_tenth() -> None:

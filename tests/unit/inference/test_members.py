@@ -38,7 +38,8 @@ def test_a_spec_survives_the_manifest() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"backbone": "x", "colour": 1}, {"backbone": "x", "head": "round"}, {"backbone": "x", "input_size": 8}]
+    "values",
+    [{}, {"backbone": "x", "colour": 1}, {"backbone": "x", "head": "round"}, {"backbone": "x", "input_size": 8}],
 )
 def test_a_malformed_spec_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"architecture|head|input_size"):

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from streamwatch.domain import Image
+from streamwatch.inference.members import MaskMember, MemberSpec
+from streamwatch.training.bundle import load_checkpoint, new_member
+from streamwatch.training.fakes import FakeMix
+from streamwatch.training.geometry import FaceGeometry
+from streamwatch.training.heldout import score_pairs
+from streamwatch.training.loop import Recipe, Trainer, to_batch
+from streamwatch.training.losses import LossWeights, member_loss, triplet_loss
+from streamwatch.training.metrics import auc
+from streamwatch.training.pairs import PairSettings, make_pair
+from streamwatch.training.schedule import Ema, Schedule
+from tests.unit.training.pictures import draw_faces
+
+SPEC = MemberSpec("mobilenetv3_small_050", input_size=64, mask_channels=16)
+PAIRS = PairSettings(size=64, severity=0.1, hard_negatives=0.0, h264=False, clean_views=0.2)
+SHORT = Recipe(Schedule(48, ((0.0, 64),), easy=0.0), PAIRS, batch_pairs=4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def member(seed: int = 0, spec: MemberSpec = SPEC) -> MaskMember:
+    torch.manual_seed(seed)
+    return new_member(spec)
+
+
+def smooth(image: Image, geometry: FaceGeometry, rng: np.random.Generator) -> Image:
+    """A bad generator: no grain at all."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 2.5), np.uint8)
+
+
+def same(first: MaskMember, second: MaskMember) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    faces = draw_faces(6)
+    whole = Trainer(member(), faces, SHORT, tmp_path / "whole")
+    whole.run()
+    first = Trainer(member(), faces, SHORT, tmp_path / "parts")
+    first.run(max_seconds=0.0)  # one step
+    assert 0 < first.progress.seen < 48
+    second = Trainer(member(seed=9), faces, SHORT, tmp_path / "parts")
+    assert second.resume()
+    second.run()
+    assert second.progress.seen == whole.progress.seen == 48
+    assert same(second.member, whole.member)
+
+
+def test_a_signal_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
+    trainer = Trainer(member(), draw_faces(4), replace(SHORT, schedule=Schedule(10**7, ((0.0, 64),))), tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    progress = trainer.run()
+    assert 0 < progress.seen < 10**7
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert load_checkpoint(trainer.checkpoint).spec == SPEC
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    assert not Trainer(member(), draw_faces(2), SHORT, tmp_path).resume()
+
+
+def test_frozen_norms_keep_their_statistics(tmp_path: Path) -> None:
+    trainer = Trainer(member(), draw_faces(4), replace(SHORT, frozen_norms=True), tmp_path)
+    before = {k: v.clone() for k, v in trainer.member.state_dict().items() if "running" in k}
+    weights = trainer.member.head.weight.detach().clone()  # type: ignore[operator]
+    trainer.run()
+    after = trainer.member.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert not torch.equal(weights, after["head.weight"])
+
+
+@pytest.mark.timeout(100)
+def test_training_learns(tmp_path: Path) -> None:
+    """Plain fakes of faces that it never saw are told apart after a few hundred steps, where before they were not."""
+    mix = FakeMix(self_blend=0, swap=0, autoencoder=1, rescale=0)
+    pairs = replace(PAIRS, mix=mix, clean_views=0.0, severity=0.0)
+    schedule = Schedule(1600, ((0.0, 64),), easy=0.0, rate=3e-3)
+    network = member(spec=MemberSpec("test_resnet", input_size=64, mask_channels=16))
+    recipe = Recipe(schedule, pairs, LossWeights(), batch_pairs=8)
+    trainer = Trainer(network, draw_faces(60), recipe, tmp_path, reconstruct=smooth)
+    unseen = draw_faces(40, seed=1)
+    labels, before = score_pairs(network, unseen, pairs, smooth)
+    trainer.run()
+    _, after = score_pairs(network, unseen, pairs, smooth)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
+    assert auc(labels, after) > max(0.8, auc(labels, before) + 0.15)
+
+
+def test_each_loss_can_be_left_out() -> None:
+    faces, settings = draw_faces(4), replace(PAIRS, clean_views=1.0)
+    rng = np.random.default_rng(0)
+    batch = to_batch([make_pair(faces, i, rng, settings) for i in range(4)], "cpu")
+    network = member()
+    total, terms, logits = member_loss(network, batch, LossWeights(triplet=1.0))
+    assert set(terms) == {"verdict", "mask", "margin", "triplet", "consistency"}
+    assert logits.shape == (8,) and total.requires_grad
+    only_mask = LossWeights(verdict=0, margin=0, consistency=0)
+    total, terms, _ = member_loss(network, batch, only_mask)
+    assert float(total.detach()) == pytest.approx(terms["mask"])
+
+
+def test_a_fake_whose_region_nobody_knows_teaches_no_mask() -> None:
+    faces = draw_faces(2)
+    pair = make_pair(faces, 0, np.random.default_rng(0), PAIRS)
+    known = to_batch([pair], "cpu")
+    unknown = to_batch([replace(pair, mask=np.full_like(pair.mask, -1))], "cpu")
+    network = member().eval()
+    weights = LossWeights(consistency=0)
+    _, with_mask, _ = member_loss(network, known, weights)
+    _, without, _ = member_loss(network, unknown, weights)
+    assert with_mask["verdict"] == without["verdict"]
+    assert with_mask["mask"] != without["mask"] and np.isfinite(without["mask"])
+
+
+def test_triplets_want_pairs_apart() -> None:
+    together = torch.tensor([[1.0, 0], [1, 0], [1, 0], [1, 0]])
+    apart = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    assert float(triplet_loss(apart, 0.3)) == 0.0
+    assert float(triplet_loss(together, 0.3)) == pytest.approx(0.3)
+
+
+def test_the_schedule_goes_from_small_and_easy_to_large_and_hard() -> None:
+    schedule = Schedule(1000, ((0.0, 96), (0.5, 128)), easy=0.4, rate=1.0, warmup=0.1)
+    assert [schedule.size(seen) for seen in (0, 499, 500, 999)] == [96, 96, 128, 128]
+    assert [schedule.difficulty(seen) for seen in (0, 200, 300, 400, 900)] == pytest.approx([0, 0, 0.5, 1, 1])
+    rates = [schedule.learning_rate(seen) for seen in (0, 100, 550, 1000)]
+    assert rates[0] < 0.02 and rates[1] == pytest.approx(1.0) and 0.4 < rates[2] < 0.6
+    assert rates[3] == pytest.approx(schedule.floor)
+
+
+def test_the_mean_of_weights_follows_slowly() -> None:
+    network = torch.nn.Linear(1, 1)
+    ema = Ema(network, decay=0.9)
+    for _ in range(200):
+        with torch.no_grad():
+            network.weight.fill_(5.0)
+        ema.update(network)
+    assert float(ema.state["weight"]) == pytest.approx(5.0, abs=1e-3)
+    with torch.no_grad():
+        network.weight.fill_(0.0)
+    ema.update(network)
+    assert float(ema.state["weight"]) == pytest.approx(4.5, abs=1e-2)
