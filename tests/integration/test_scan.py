@@ -1,4 +1,4 @@
-"""The scan end to end: real files, bundled weights, every output; and DF-Spot's command line on networks of its layout."""
+"""The scan end to end: real files, bundled weights, every output; DF-Spot's command line on networks of its layout."""
 
 from __future__ import annotations
 
