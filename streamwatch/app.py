@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from streamwatch import __version__, logs
-from streamwatch.alerts.dispatcher import Dispatcher
+from streamwatch.alerts.dispatcher import Dispatcher, Report
+from streamwatch.alerts.evidence import Evidence, EvidenceOptions
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.alerts.sinks import make_sinks
 from streamwatch.config import Config, StreamSettings
 from streamwatch.control import ControlledRooms, ServiceControl, Settled
+from streamwatch.domain import AlertKind
 from streamwatch.errors import StorageError, StreamWatchError
 from streamwatch.fleet import Fleet
 from streamwatch.history.store import History
@@ -28,6 +31,7 @@ from streamwatch.ingest.recorder import Recorder
 from streamwatch.ingest.source import SourceContext, make_source
 from streamwatch.metrics import Metrics
 from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
+from streamwatch.redact import display_url
 from streamwatch.results import Desk, Results
 from streamwatch.server.auth import Access
 from streamwatch.server.deps import Services
@@ -92,7 +96,7 @@ class Service:
 
         results: Results
 
-        def report(kind: Any, name: str, problem: str | None) -> None:
+        def report(kind: AlertKind, name: str, problem: str | None) -> None:
             results.service(kind, name, problem)
 
         history = await self._open_history(History(config.history, metrics, report))
@@ -104,15 +108,15 @@ class Service:
             group_wait=config.alerts.group_wait,
         )
         self._stack.push_async_callback(dispatcher.stop)
-        desk = Desk(dispatcher)
-        results = Results(rules, hub, history, desk, metrics)
+        recorder, evidence = self._evidence(metrics, report)
+        results = Results(rules, hub, history, Desk(dispatcher, evidence), metrics)
         await self._restore(results, hub, history)
-        self._own(history.run(), "history")
-        self._own(dispatcher.run(), "dispatcher")
-        self._own(results.run(), "rules")
+        self._own(history.run, "history")
+        self._own(dispatcher.run, "dispatcher")
+        self._own(results.run, "rules")
+        if evidence is not None:
+            self._own(evidence.run, "evidence")
 
-        evidence = config.alerts.evidence
-        recorder = Recorder(evidence.ring_seconds, evidence.ring_megabytes) if evidence.enabled else None
         context = SourceContext()
         self._stack.push_async_callback(context.reaper.close, REAP_WITHIN)
         services = MonitorServices(self.engine, results, metrics, recorder)
@@ -121,17 +125,48 @@ class Service:
             results.removed(stream)
             hub.removed(stream)
             metrics.stream_removed(stream)
-            if recorder is not None:
+            if recorder is not None and evidence is not None:
                 recorder.forget(stream)
+                evidence.forget(stream)
 
         self.fleet = await enter(Fleet(lambda name, stream: self._monitor(name, stream, services, context), removed))
-        rooms = ControlledRooms(self.fleet, self.engine, history, hub, results, self._allow, lambda alert: None)
+        directory = evidence.directory if evidence is not None else lambda alert: None
+        rooms = ControlledRooms(self.fleet, self.engine, history, hub, results, self._allow, directory)
         self.control = ServiceControl(rooms, Settled(config, self._path, frozenset(config.streams)))
         http = Services(self.control, hub, config.server, Access(config.server), metrics.exposition)
         self.address = await enter(serving(http))
         for name, stream in config.streams.items():
             hub.configured(name, stream.name)
             await self.fleet.add(name, stream)
+
+    def _evidence(self, metrics: Metrics, report: Report) -> tuple[Recorder | None, Evidence | None]:
+        settings = self._config.alerts.evidence
+        if not settings.enabled:
+            return None, None
+        recorder = Recorder(settings.ring_seconds, settings.ring_megabytes)
+        options = EvidenceOptions(self._identity, self._pictures, self._config.scoring.window)
+        return recorder, Evidence(settings, options, recorder, metrics, report)
+
+    def _identity(self, stream: str) -> Mapping[str, Any]:
+        """Who judged a stream: what its evidence is signed with."""
+        engine = self.engine.describe()
+        shown = self._config.model_dump_json(by_alias=True).encode()
+        monitor = self.fleet.monitors.get(stream)
+        return {
+            "streamwatch": __version__,
+            "weights": engine["weights"],
+            "detector": engine["detector"],
+            "devices": engine["devices"],
+            "configuration_sha256": hashlib.sha256(shown).hexdigest(),
+            "source": display_url(monitor.settings.stream.url.get_secret_value()) if monitor else "",
+            "clock": monitor.newest.frame.clock.value if monitor and monitor.newest else None,
+        }
+
+    def _pictures(self, stream: str) -> bool:
+        """Whether pictures of the stream may be stored at all."""
+        monitor = self.fleet.monitors.get(stream)
+        own = monitor.settings.stream.store_frames if monitor else None
+        return (own or self._config.alerts.evidence.store_frames) != "never"
 
     async def _open_history(self, history: History) -> History:
         """A database that is down keeps nobody from watching: it is tried again in the background."""
@@ -170,11 +205,11 @@ class Service:
     async def _allow(self, url: str) -> None:
         del url
 
-    def _own(self, work: Awaitable[None], name: str) -> None:
+    def _own(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         """Runs `work` until the service ends; an unexpected end is logged, and readiness says so."""
 
         async def body() -> None:
-            await work
+            await work()
 
         task = asyncio.create_task(body(), name=name)
 

@@ -60,6 +60,7 @@ class StreamScoring:
         self._now: Instant | None = None
         self._started: Instant | None = None
         self._observed_at: Instant | None = None
+        self._frame_size: tuple[int, int] | None = None
         self._concluded = 0
         self._cut = False
         self._last: StreamScore | None = None
@@ -77,7 +78,7 @@ class StreamScoring:
         """(all faces with quality and track, those of them that are good enough to be scored). `faces` come from this
         frame."""
         now = self._advance(frame.captured_at)
-        self._observed_at = now
+        self._observed_at, self._frame_size = now, frame.size
         if self._started is None:
             self._started = now
         looks = [appearance(frame.image, f.box) for f in faces] if len(faces) > 1 else None
@@ -124,8 +125,9 @@ class StreamScoring:
         score = self._evaluate(now, {})
         if now.mono - (self._observed_at or self._started).mono >= self._stale_after:
             score = _stale(score)
+        score = replace(score, frame_size=self._frame_size)
         if self._last is not None:
-            score = replace(score, seq=self._last.seq, frame_size=self._last.frame_size, scored_at=self._last.scored_at)
+            score = replace(score, seq=self._last.seq, scored_at=self._last.scored_at)
         return score
 
     def _advance(self, at: Instant) -> Instant:
