@@ -222,11 +222,11 @@ class Dispatcher:
             log.exception("alerts: the sink %s", name)
             await self._retry(name, post, fresh, DeliveryFailed(type(error).__name__))
             return
-        self._delivered += len(fresh)
         for delivery in fresh:
             self._observer.delivery(name, "delivered")
             self._remember(delivery)
             await self._settle(delivery, None)
+            self._delivered += 1
         if post.failures >= FAILING_AFTER:
             log.warning("alerts: the sink %s delivers again", name)
             self._report(AlertKind.SINK_FAILING, name, None)
@@ -234,18 +234,18 @@ class Dispatcher:
 
     async def _retry(self, name: str, post: _Post, group: Sequence[Delivery], error: DeliveryFailed) -> None:
         now = time.time()
-        self._failed += 1
         post.failures += 1
         for delivery in group:
             delay = min(BACKOFF_CAP, BACKOFF_FIRST * 2.0 ** min(delivery.attempts, 20)) * random.uniform(0.75, 1.25)
             dead = not error.retryable or now + delay > delivery.created_at + post.settings.give_up_after
             if dead:
-                self._dead += 1
                 log.error("alerts: %s to sink %s is given up: %s", delivery.event.after.id, name, error)
             else:
                 post.next_try = min(post.next_try, now + delay)
             self._observer.delivery(name, "dead" if dead else "retried")
             await self._settle(delivery, str(error), None if dead else now + delay)
+            self._dead += dead
+        self._failed += 1
         if post.failures == FAILING_AFTER:
             log.warning("alerts: the sink %s fails: %s", name, error)
             self._report(AlertKind.SINK_FAILING, name, str(error))

@@ -85,7 +85,8 @@ def event_key(event: AlertEvent) -> str:
 
 
 def batch_key(deliveries: Sequence[Delivery]) -> str:
-    """The idempotency key of one notification: for a single event that event's own key."""
+    """The idempotency key of one notification: for a single event that event's own key, which each alert of a
+    notification also carries as its annotation `event`."""
     keys = sorted(event_key(d.event) for d in deliveries)
     return keys[0] if len(keys) == 1 else hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
@@ -108,7 +109,7 @@ def _webhook_alert(event: AlertEvent) -> dict[str, Any]:
     return {
         "status": "firing" if alert.active else "resolved",
         "labels": identity,
-        "annotations": {**notes(alert), "phase": event.phase.value},
+        "annotations": {**notes(alert), "phase": event.phase.value, "event": event_key(event)},
         "startsAt": iso(alert.opened_at.wall),
         "endsAt": iso(alert.resolved_at.wall) if alert.resolved_at else ZERO_TIME,
         "generatorURL": "",

@@ -123,6 +123,12 @@ class SqlAlertStore:
     async def active(self) -> list[Alert]:
         return await self._alerts(select(alerts).where(alerts.c.resolved_at.is_(None)).order_by(alerts.c.opened_at))
 
+    async def pending(self) -> int:
+        """Deliveries that still wait."""
+        query = select(func.count()).select_from(outbox).where(outbox.c.state == PENDING)
+        async with self._database.reading() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
     async def deliveries(self, alert: str) -> list[DeliveryRecord]:
         """Of one alert, in order of sink and sequence."""
         query = select(outbox).where(outbox.c.alert_id == alert).order_by(outbox.c.sink, outbox.c.sequence)

@@ -75,12 +75,12 @@ def source_for(url: str, context: SourceContext, ingest: IngestSettings | None =
     return make_source("cam", StreamSettings(url=url, **stream), ingest or ingest_settings(), context)
 
 
-async def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = 20.0) -> None:
     """Waits until the condition holds; fails, naming what did not come."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+            raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
         await asyncio.sleep(0.02)
 
 
@@ -121,14 +121,14 @@ class Watch:
 
     async def live(self, pictures: int = 2) -> None:
         """Until it is live (again) and that many more pictures have come."""
-        await until(lambda: self.state is StreamState.LIVE, f"live (is {self.supervisor.status})")
+        await until(lambda: self.state is StreamState.LIVE, lambda: f"live (is {self.supervisor.status})")
         target = self.sink.offered + pictures
         await until(lambda: self.sink.offered >= target, f"{pictures} pictures")
 
     async def failed(self, reason: FailureReason) -> StreamStatus:
         """Until a status with this reason has come."""
-        await until(lambda: reason in self.reasons(), f"{reason} (have {self.statuses[-3:]})")
+        await until(lambda: reason in self.reasons(), lambda: f"{reason} (have {self.statuses[-3:]})")
         return next(status for status in reversed(self.statuses) if status.reason is reason)
 
     async def state_is(self, state: StreamState) -> None:
-        await until(lambda: self.state is state, f"{state} (is {self.supervisor.status})")
+        await until(lambda: self.state is state, lambda: f"{state} (is {self.supervisor.status})")
