@@ -1,0 +1,231 @@
+"""Prometheus and Alertmanager as they are installed: shipped rules, configuration and board, real scrapes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from streamwatch.domain import AlertEvent, AlertPhase, DropReason, FailureReason, StreamState, StreamStatus
+from streamwatch.metrics import Metrics
+from streamwatch.server.run import Address, serving
+from streamwatch.server.tokens import Scope
+from tests.fakes.control import alert, build, instant, stream_score
+from tests.fakes.webhook import Receiver, webhook_receiver
+from tests.require import prometheus
+
+pytestmark = pytest.mark.prometheus
+CONFIG = Path(__file__).parents[2] / "config"
+RULES = CONFIG / "prometheus" / "rules.yml"
+TESTS = sorted(RULES.parent.glob("*_test.yml"))
+RUNBOOKS = CONFIG.parent / "docs" / "runbooks.md"
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=60, check=False, cwd=RULES.parent
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_and_configuration_are_valid_and_the_rules_do_as_they_should() -> None:
+    promtool, amtool = prometheus("promtool", "amtool")
+    run(promtool, "check", "rules", RULES)
+    run(promtool, "test", "rules", *TESTS)
+    run(promtool, "check", "config", RULES.with_name("prometheus.yml"))
+    run(amtool, "check-config", RULES.with_name("alertmanager.yml"))
+
+
+def test_every_alert_has_a_test_and_a_runbook() -> None:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    tested = {
+        case["alertname"]
+        for path in TESTS
+        for test in yaml.safe_load(path.read_text())["tests"]
+        for case in test["alert_rule_test"]
+        if case.get("exp_alerts")
+    }
+    assert tested == set(alerts)
+    headings = {
+        f"docs/runbooks.md#{line[3:].lower()}" for line in RUNBOOKS.read_text().splitlines() if line[:3] == "## "
+    }
+    assert {rule["annotations"]["runbook_url"] for rule in alerts.values()} <= headings
+
+
+def board_queries() -> list[str]:
+    """Every query of the board, its variables filled in as Grafana would for "all"."""
+    board = json.loads((CONFIG / "grafana" / "streamwatch.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    queries += [note["expr"] for note in board["annotations"]["list"]]
+    queries += [
+        re.sub(r"label_values\((.*), *\w+\)", r"\1", variable["query"]["query"])
+        for variable in board["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+    return [query.replace("$instance", ".*").replace("$stream", ".*") for query in queries]
+
+
+def told(receiver: Receiver, status: str) -> list[dict[str, Any]]:
+    """The alerts of that status that Alertmanager has sent."""
+    return [a for request in list(receiver.requests) for a in request.json["alerts"] if a["status"] == status]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def program(*arguments: str, ready: str) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with httpx.AsyncClient() as http:
+
+            async def answers() -> bool:
+                try:
+                    return (await http.get(ready)).is_success
+                except httpx.TransportError:
+                    return False
+
+            async with asyncio.timeout(30):
+                while not await answers():
+                    await asyncio.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def watched(path: Path, service: Address, token: str, webhook: str) -> AsyncIterator[str]:
+    """Prometheus and Alertmanager with the shipped configuration, only quicker and on free ports; Prometheus's URL."""
+    program_path, manager_path = prometheus("prometheus", "prometheus-alertmanager")
+    ports = free_port(), free_port()
+    config = yaml.safe_load(RULES.with_name("prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(RULES)]
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{ports[1]}"]
+    scrape = config["scrape_configs"][0]
+    scrape["static_configs"][0]["targets"] = [f"127.0.0.1:{service.port}"]
+    (path / "token").write_text(token)
+    scrape["authorization"] = {"credentials_file": str(path / "token")}
+    (path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    manager = yaml.safe_load(RULES.with_name("alertmanager.yml").read_text())
+    manager["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    manager["receivers"][0]["webhook_configs"][0]["url"] = webhook
+    (path / "alertmanager.yml").write_text(yaml.safe_dump(manager))
+    url = f"http://127.0.0.1:{ports[0]}"
+    async with (
+        program(
+            manager_path,
+            f"--config.file={path / 'alertmanager.yml'}",
+            f"--storage.path={path / 'manager'}",
+            f"--web.listen-address=127.0.0.1:{ports[1]}",
+            "--cluster.listen-address=",
+            ready=f"http://127.0.0.1:{ports[1]}/-/ready",
+        ),
+        program(
+            program_path,
+            f"--config.file={path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={path / 'data'}",
+            f"--web.listen-address=127.0.0.1:{ports[0]}",
+            ready=f"{url}/-/ready",
+        ),
+    ):
+        yield url
+
+
+class Stream:
+    """A stream whose score the test sets; everything else goes on by itself."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.score = 0.1
+        self.metrics = metrics
+        self._seq = 0
+
+    async def run(self) -> None:
+        metrics = self.metrics
+        while True:
+            self._seq += 1
+            metrics.stream_status(StreamStatus("lobby", StreamState.LIVE, instant()))
+            metrics.frames_decoded("lobby", 5)
+            metrics.frame_sampled("lobby")
+            metrics.frame_received("lobby", instant().wall)
+            metrics.frames_dropped("lobby", DropReason.REPLACED, 1)
+            metrics.reconnecting("lobby", FailureReason.TIMEOUT)
+            metrics.clock_skew("lobby", 0.01)
+            metrics.faces_scored("lobby", 1)
+            metrics.stream_scored(stream_score("lobby", self._seq, self.score))
+            metrics.capture_to_score("lobby", 0.34)
+            metrics.stage("detect", 0.02)
+            metrics.batch_scored("cpu", 1)
+            metrics.queue_depth("ensemble", 0)
+            metrics.delivery("log", "delivered")
+            metrics.websocket_clients(1)
+            await asyncio.sleep(0.2)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def query(http: httpx.AsyncClient, expression: str) -> list[Any]:
+    answer = (await http.get("/api/v1/query", params={"query": expression})).json()
+    assert answer["status"] == "success", (expression, answer)
+    found: list[Any] = answer["data"]["result"]
+    return found
+
+
+async def test_a_score_above_its_threshold_reaches_the_webhook_and_is_resolved_after(tmp_path: Path) -> None:
+    metrics = Metrics({"version": "1", "torch": "2", "weights": "bundled"})
+    auth = {"tokens": tmp_path / "tokens.json", "anonymous_loopback": False}
+    services, _ = build(tmp_path, auth=auth)
+    services = replace(services, metrics=metrics.exposition)
+    token = services.access.tokens.create("prometheus", (Scope.METRICS,))
+    stream = Stream(metrics)
+    with webhook_receiver() as receiver:
+        async with (
+            serving(services) as address,
+            watched(tmp_path, address, token, receiver.url) as url,
+            httpx.AsyncClient(base_url=url) as http,
+        ):
+            running = asyncio.create_task(stream.run())
+            try:
+                async with asyncio.timeout(20):
+                    while not await query(http, 'up{job="streamwatch"} == 1 and on() streamwatch_score_ratio'):
+                        await asyncio.sleep(0.2)
+                stream.score = 0.92
+                metrics.alert(AlertEvent(AlertPhase.OPENED, None, alert("a1")))
+                await until(lambda: bool(told(receiver, "firing")))
+                fired = told(receiver, "firing")[0]
+                assert (fired["labels"]["alertname"], fired["labels"]["stream"]) == ("DeepfakeSuspected", "lobby")
+                assert "score 0.92" in fired["annotations"]["summary"]
+                empty = board_queries()
+                assert len(empty) > 30
+                async with asyncio.timeout(20):
+                    while empty := [each for each in empty if not await query(http, each)]:
+                        await asyncio.sleep(0.5)
+                stream.score = 0.1
+                await until(lambda: bool(told(receiver, "resolved")))
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+        names = {a["labels"]["alertname"] for status in ("firing", "resolved") for a in told(receiver, status)}
+    assert names == {"DeepfakeSuspected"}
