@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def load_checkpoint(path: Path) -> MaskMember:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         member = new_member(MemberSpec.from_dict(saved["spec"]))
         member.load_state_dict(saved["ema"])
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsCorrupt(f"{path}: is not a checkpoint of a member: {error}") from error
     return member.eval()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--easy", type=float, help="share of the length during which the fakes harden (0: no curriculum)"
     )
     parser.add_argument("--freeze", default="", help="stages of the trunk to leave as they are, such as stem,stages_0")
+    parser.add_argument("--frozen-norms", action="store_true", help="keep batch normalisation's statistics")
     parser.add_argument("--backbone", help="another timm network that gives features at strides 16 and 32")
     parser.add_argument("--sizes", default="", help="input sizes by share of the length, such as 0:128,0.7:224")
     parser.add_argument("--limit", type=int, help="use only so many faces")
@@ -94,7 +97,24 @@ def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
     if args.mask_weight is not None:
         losses = replace(losses, mask=args.mask_weight)
     seed = recipe.seed if args.seed is None else args.seed
-    return replace(recipe, schedule=schedule, pairs=pairs, losses=losses, seed=seed, device=args.device)
+    return replace(
+        recipe,
+        schedule=schedule,
+        pairs=pairs,
+        losses=losses,
+        seed=seed,
+        device=args.device,
+        frozen_norms=args.frozen_norms,
+        command=command_line(),
+        command=command_line(),
+    )
+
+
+def command_line() -> str:
+    """This training as it was asked for, without the places of this machine: it goes into the manifest."""
+    given = sys.argv[3:] if sys.argv[1:3] == ["train", "ensemble"] else sys.argv[1:]
+    words = [Path(word).name if word.startswith(("/", ".", "~")) else word for word in given]
+    return shlex.join(["streamwatch", "train", "ensemble", *words])
 
 
 def parse_sizes(text: str) -> tuple[tuple[float, int], ...] | None:

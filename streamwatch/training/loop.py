@@ -44,6 +44,7 @@ class Recipe:
     seed: int = 0
     device: str = "cpu"
     frozen_norms: bool = False
+    command: str = ""
 
 
 @dataclass(slots=True)
@@ -108,6 +109,7 @@ class Trainer:
             "member": self.member.state_dict(),
             "ema": self.ema.state,
             "optimizer": self.optimizer.state_dict(),
+            "command": self.recipe.command,
             "progress": {"seen": progress.seen, "step": progress.step, "seconds": progress.seconds},
         }
         self.folder.mkdir(parents=True, exist_ok=True)

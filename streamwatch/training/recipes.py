@@ -74,7 +74,7 @@ def parse_mix(text: str, base: FakeMix) -> FakeMix:
 def freeze(member: MaskMember, stages: tuple[str, ...]) -> None:
     """Leave the trunk's named stages as they are: the earliest cost the most and are learnt first.
 
-    A name matches every child of the trunk that begins with it (`stem`, `stages_0`); ConfigError where none does.
+    A name matches every child of the trunk that begins with it (`stem`, `layer1`); ConfigError where none does.
     """
     for stage in stages:
         found = [child for name, child in member.trunk.named_children() if name.startswith(stage)]

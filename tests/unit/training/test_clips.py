@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from streamwatch.domain import Box, FindOptions, Image
+from streamwatch.inference.faces import Detection
+from streamwatch.training.clips import Clip, Sampling, all_clip_faces, clip_faces, read_clips, read_frames, split_groups
+from streamwatch.training.faces import DatasetError
+from streamwatch.training.layouts import find_clips
+
+HEADER = "clip,label,method,group,crop_x0y0x1y1,source\n"
+
+
+def write_video(path: Path, frames: int = 20, rate: int = 10) -> Path:
+    """A clip whose left half darkens and whose right half brightens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+        for index in range(frames):
+            picture = np.zeros((64, 128, 3), np.uint8)
+            picture[:, :64], picture[:, 64:] = 200 - 5 * index, 20 + 5 * index
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+class MiddleFinder:
+    """Finds a face in the middle of every picture that is bright enough: the crops can be told from each other."""
+
+    def find(self, images: list[Image], options: list[FindOptions] | None = None) -> list[list[Detection]]:
+        return [self._find(image) for image in images]
+
+    def _find(self, image: Image) -> list[Detection]:
+        if image.mean() < 100:
+            return []
+        height, width = image.shape[:2]
+        box = Box(width / 2 - 8, height / 2 - 8, width / 2 + 8, height / 2 + 8)
+        return [Detection(box, np.zeros((6, 2), np.float32), 0.9)]
+
+
+def test_a_table_of_clips_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    table.write_text(HEADER + "a.mp4,fake,Deepfakes,g1,64 0 128 64,ffpp\nb.mp4,real,,,,\n")
+    fake, real = read_clips(table)
+    assert (fake.label, fake.method, fake.group, fake.region) == (1, "Deepfakes", "g1", (64, 0, 128, 64))
+    assert (real.label, real.method, real.group, real.region) == (0, "none", "b", None)
+    assert fake.path == tmp_path / "a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("a.mp4,maybe,,,,", "line 2: needs a clip"),
+        (",real,,,,", "line 2: needs a clip"),
+        ("a.mp4,real,,,1 2 3,", "line 2: crop_x0y0x1y1"),
+        ("a.mp4,real,,,1 2 x 4,", "line 2: crop_x0y0x1y1"),
+        ("a.mp4,real,,,9 2 3 4,", "line 2: crop_x0y0x1y1"),
+    ],
+)
+def test_a_faulty_table_says_where(tmp_path: Path, row: str, fault: str) -> None:
+    table = tmp_path / "clips.csv"
+    table.write_text(HEADER + row + "\n")
+    with pytest.raises(DatasetError, match=fault):
+        read_clips(table)
+
+
+def test_a_missing_or_empty_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none\.csv"):
+        read_clips(tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text(HEADER)
+    with pytest.raises(DatasetError, match="has no rows"):
+        read_clips(tmp_path / "empty.csv")
+
+
+def test_frames_come_at_the_asked_rate(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4")
+    times = [time for time, _ in read_frames(video, Sampling(rate=2.0))]
+    assert times == pytest.approx([0, 0.5, 1.0, 1.5], abs=0.11)
+    assert len(list(read_frames(video, Sampling(rate=100.0)))) == 20
+    assert len(list(read_frames(video, Sampling(rate=100.0, limit=3)))) == 3
+
+
+def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a video")
+    with pytest.raises(DatasetError, match=r"a\.mp4"):
+        list(read_frames(tmp_path / "a.mp4", Sampling()))
+
+
+def test_the_region_decides_what_is_looked_at(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4")
+    finder, sampling = MiddleFinder(), Sampling(rate=10.0, size=32)
+    left = clip_faces(Clip(video, 1, region=(0, 0, 64, 64)), finder, sampling)  # type: ignore[arg-type]
+    right = clip_faces(Clip(video, 0, region=(64, 0, 128, 64)), finder, sampling)  # type: ignore[arg-type]
+    assert left.sampled == right.sampled == 20
+    assert len(left.crops) == pytest.approx(20, abs=1)  # bright throughout
+    assert 0 < len(right.crops) < 8  # dark at first
+    assert left.crops[0].mean() > 180 and right.coverage < 0.4
+    assert left.heights[0] == pytest.approx(16)
+
+
+def test_faces_are_kept_between_runs(tmp_path: Path) -> None:
+    clip = Clip(write_video(tmp_path / "a.mp4"), 0, region=(0, 0, 64, 64))
+    first = all_clip_faces([clip], MiddleFinder(), Sampling(size=32), tmp_path / "kept", "v1")  # type: ignore[arg-type]
+    again = all_clip_faces([clip], None, Sampling(size=32), tmp_path / "kept", "v1")  # type: ignore[arg-type]
+    assert (first[0].crops == again[0].crops).all() and again[0].sampled == first[0].sampled
+
+
+def test_halves_share_no_group_and_both_have_fakes() -> None:
+    clips = [
+        Clip(Path(f"{source}{i}_{label}"), label, group=f"{source}{i}", source=source)
+        for source in ("dfm", "c23")
+        for i in range(5)
+        for label in (0, 1)
+    ]
+    clips += [Clip(Path(f"real{i}"), 0, group=f"real{i}", source="tv") for i in range(7)]
+    choose, report = split_groups(clips)
+    assert not choose & report and choose | report == {clip.group for clip in clips}
+    assert abs(len(choose) - len(report)) <= 2
+    for half in (choose, report):
+        assert {clip.source for clip in clips if clip.label and clip.group in half} == {"dfm", "c23"}
+    assert split_groups(clips[::-1]) == (choose, report)
+
+
+def test_known_data_sets_are_recognised(tmp_path: Path) -> None:
+    ffpp = tmp_path / "ffpp"
+    for name in (
+        "original_sequences/youtube/c23/videos/000.mp4",
+        "manipulated_sequences/Face2Face/c23/videos/000_003.mp4",
+    ):
+        (ffpp / name).parent.mkdir(parents=True)
+        (ffpp / name).touch()
+    assert [(c.label, c.method, c.group) for c in find_clips(ffpp)] == [(0, "none", "000"), (1, "Face2Face", "000")]
+
+    celeb = tmp_path / "celeb"
+    for name in ("Celeb-real/id0_0000.mp4", "YouTube-real/00012.mp4", "Celeb-synthesis/id0_id16_0000.mp4"):
+        (celeb / name).parent.mkdir(parents=True)
+        (celeb / name).touch()
+    assert [(c.label, c.group) for c in find_clips(celeb)] == [(0, "id0"), (0, "YouTube-real_00012"), (1, "id0")]
+
+    dfdc = tmp_path / "dfdc" / "part_0"
+    dfdc.mkdir(parents=True)
+    entries = {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE", "original": "a.mp4"}}
+    (dfdc / "metadata.json").write_text(json.dumps(entries))
+    assert [(c.label, c.group) for c in find_clips(tmp_path / "dfdc")] == [(0, "a"), (1, "a")]
+    (dfdc / "metadata.json").write_text('{"a.mp4": {"label": "PERHAPS"}}')
+    with pytest.raises(DatasetError, match="metadata"):
+        find_clips(tmp_path / "dfdc")
+
+
+def test_an_unknown_folder_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"FaceForensics.*Celeb-DF.*DFDC"):
+        find_clips(tmp_path)
