@@ -109,12 +109,12 @@ class Packetizer:
         self._packets.append(bytes(data))
         return len(data)
 
-    def pack(self, unit: Unit, offset: float = 0.0) -> list[bytes]:
-        """The packets of one unit; `offset` seconds are added to its timestamps."""
+    def pack(self, unit: Unit) -> list[bytes]:
+        """The packets of one unit. Times must rise from unit to unit."""
         packet = av.Packet(unit.data)
         packet.time_base = Fraction(1, CLOCK)
-        packet.dts = round((unit.dts + offset) * CLOCK)
-        packet.pts = round((unit.pts + offset) * CLOCK)
+        packet.dts = round(unit.dts * CLOCK)
+        packet.pts = round(unit.pts * CLOCK)
         packet.is_keyframe = unit.key
         packet.stream = self._stream
         self._output.mux(packet)
@@ -123,6 +123,12 @@ class Packetizer:
 
     def close(self) -> None:
         self._output.close()
+
+
+def shifted(packet: bytes, seconds: float) -> bytes:
+    """The RTP packet with its timestamp moved."""
+    moved = (int.from_bytes(packet[4:8], "big") + round(seconds * CLOCK)) & 0xFFFFFFFF
+    return packet[:4] + moved.to_bytes(4, "big") + packet[8:]
 
 
 def sender_report(rtp_time: int, wall: float, packets: int, octets: int) -> bytes:

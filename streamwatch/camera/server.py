@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import quote, urlsplit
 
-from streamwatch.camera.media import Clip, Packetizer, Unit, looped, read_clip, sdp, sender_report
+from streamwatch.camera.media import Clip, Packetizer, Unit, looped, read_clip, sdp, sender_report, shifted
 from streamwatch.camera.session import Faults, Session
 
 _REALM = "camera"
@@ -100,7 +100,8 @@ class Camera:
         self.drop()
         if self._feeding is not None:
             self._feeding.cancel()
-            await asyncio.gather(self._feeding, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._feeding
         for endpoint in self._udp or ():
             endpoint.close()
         self._server = self._feeding = self._udp = None
@@ -156,10 +157,12 @@ class Camera:
             if self._restart:
                 start, self._restart = loop.time() - unit.dts, False
             await asyncio.sleep(start + unit.dts - loop.time())
+            if self._restart:
+                continue  # other clips were loaded while this one's unit waited
             stalled = loop.time()
             if not self._stall_in_frame:
                 await self._flowing.wait()
-            packets = self._packetizer.pack(unit, self._jump)
+            packets = [shifted(packet, self._jump) for packet in self._packetizer.pack(unit)]
             if self.reports and packets and loop.time() - reported >= _REPORT_EVERY:
                 reported = loop.time()
                 self._report(packets[0], start, unit, (sent, octets))

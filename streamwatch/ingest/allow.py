@@ -7,10 +7,12 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from streamwatch.config import IngestSettings
 from streamwatch.errors import UrlNotAllowed
+from streamwatch.ingest.reaper import Reaper
 from streamwatch.redact import display_url
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -56,19 +58,19 @@ def allow_list(settings: IngestSettings, *, loopback_only: bool) -> AllowList:
     return AllowList(frozenset(scheme.lower() for scheme in settings.allow_schemes), hosts)
 
 
-async def check_url(url: str, allowed: AllowList) -> None:
+async def check_url(url: str, allowed: AllowList, reaper: Reaper) -> None:
     """Resolves the URL's host and checks it. Raises UrlNotAllowed, also for a host that does not resolve."""
     scheme, host = scheme_and_host(url)
     needs_address = allowed.hosts is not None and scheme in allowed.schemes - _INBOUND
-    allowed.check(url, await resolve(host) if needs_address else [])
+    allowed.check(url, await resolve(host, reaper) if needs_address else [])
 
 
-async def resolve(host: str) -> list[Address]:
-    """Every address of a host. Raises UrlNotAllowed."""
-    loop = asyncio.get_running_loop()
+async def resolve(host: str, reaper: Reaper) -> list[Address]:
+    """Every address of a host. Raises UrlNotAllowed. A look-up that hangs is the reaper's: nothing can interrupt it."""
+    found: list[tuple[Any, ...]] = []
     try:
         async with asyncio.timeout(_RESOLVE_TIMEOUT):
-            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            await reaper.run(lambda stop: found.extend(socket.getaddrinfo(host, None)), f"look-up of {host}")
     except (OSError, UnicodeError, TimeoutError) as error:
         raise UrlNotAllowed(f"url: the host {host!r} cannot be resolved") from error
     return sorted({ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found}, key=str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 
 import av
 from av.container import InputContainer
@@ -19,8 +20,9 @@ from streamwatch.ingest.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
-# How long one read of an interruptible source waits before the stop flag is looked at.
-_POLL = 0.5
+# How long one read of a live source waits before the stop flag is looked at. Not shorter: FFmpeg flushes its parser at
+# each look, which cuts a picture that is still arriving in two.
+_POLL = 2.0
 
 
 class AvSource:
@@ -67,16 +69,18 @@ class AvSource:
         """Tries the transports in turn; only a refused transport leads to the next."""
         options = ways(self._plan)
         for chosen, following in zip(options, [*options[1:], None], strict=True):
+            began = time.monotonic()
             try:
                 return self._open_one(chosen), chosen
             except (av.error.FFmpegError, ValueError, OSError, RuntimeError) as error:
                 if following is None or not _transport_refused(error):
-                    raise unavailable(error, self._plan.display) from error
+                    late = time.monotonic() - began >= 0.9 * self._limits.open_timeout
+                    raise unavailable(error, self._plan.display, timed_out=late) from error
                 log.info("%s: no %s there, trying %s", chosen.display, chosen.transport, following.transport)
         raise AssertionError("a plan has at least one way")
 
     def _open_one(self, chosen: OpenPlan) -> InputContainer:
-        read = _POLL if chosen.interruptible else self._limits.read_timeout
+        read = min(_POLL, self._limits.read_timeout) if chosen.interruptible else self._limits.read_timeout
         timeout = (self._limits.open_timeout, read)
         return av.open(chosen.target, "r", format=chosen.format, options=chosen.options, timeout=timeout)
 

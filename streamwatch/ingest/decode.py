@@ -60,7 +60,8 @@ class DecodeRun:
         self._info: StreamInfo | None = None
         self._origin: float | None = None
         self._anchor = _now()
-        self._packet_time: float | None = None
+        self._packet_time = 0.0
+        self._packet_at = time.monotonic()
         self._resumed_at = float("-inf")
         self._errors = 0
         self._pictured_at = time.monotonic()
@@ -106,11 +107,11 @@ class DecodeRun:
                 raise StreamEnded(f"{self._plan.display}: {sentence}", reason) from error
 
     def _packet(self, packet: Packet[VideoStream]) -> None:
-        t = self._time(packet.pts if packet.pts is not None else packet.dts, packet)
         if packet.size:
+            t = self._time(packet.pts if packet.pts is not None else packet.dts, packet)
             self._pace(t)
             now = _now()
-            self._packet_time = t
+            self._packet_time, self._packet_at = t, now.mono
             if self._vp9 and not packet.is_keyframe:
                 packet.is_keyframe = _is_vp9_key(packet)
             self._clock.arrived(t, now, _reported(packet))
@@ -129,13 +130,13 @@ class DecodeRun:
         for frame in frames:
             self._frame(frame)
 
-    def _choose_skip(self, t: float | None, key: bool) -> None:
+    def _choose_skip(self, t: float, key: bool) -> None:
         before = self._policy.mode
         mode = self._policy.before(t, key, self._sampler)
         if mode == before:
             return
         self._context.skip_frame = mode
-        if before == "NONKEY" and t is not None:
+        if before == "NONKEY":
             # Pictures that precede this key picture in display order refer to what was skipped.
             self._resumed_at = t
 
@@ -157,9 +158,7 @@ class DecodeRun:
         now = _now()
         self._errors, self._pictured_at = 0, now.mono
         self._describe(frame)
-        if t is not None and t < self._resumed_at:
-            return
-        if not self._sampler.take(t if t is not None else now.mono):
+        if t < self._resumed_at or not self._sampler.take(t):
             return
         captured, clock = self._captured(t, now)
         if now.mono - captured.mono > self._limits.max_frame_age:
@@ -167,10 +166,10 @@ class DecodeRun:
             return
         self._sink.offer(self._convert(frame), captured, t, clock)
 
-    def _captured(self, t: float | None, now: Instant) -> tuple[Instant, ClockSource]:
+    def _captured(self, t: float, now: Instant) -> tuple[Instant, ClockSource]:
         if self._plan.clock is not ClockSource.FILE:
             return self._clock.stamp(t, now)
-        if not self._plan.paced or t is None:
+        if not self._plan.paced:
             return now, ClockSource.FILE
         return self._anchor.shifted(t - self._base), ClockSource.FILE
 
@@ -191,19 +190,27 @@ class DecodeRun:
         self._info = StreamInfo(codec, width, height, fps, self._plan.transport, self._decoder_name, rotation)
         self._sink.connected(self._info)
 
-    def _time(self, ticks: int | None, of: Packet[VideoStream] | VideoFrame) -> float | None:
-        """Seconds from the first timestamp seen, continued over the loops of a file."""
+    def _time(self, ticks: int | None, of: Packet[VideoStream] | VideoFrame) -> float:
+        """Seconds from the first timestamp seen, continued over the loops of a file; a missing one is made up for."""
         if ticks is None or of.time_base is None:
-            return None
+            return self._guess()
         t = float(ticks * of.time_base)
         if self._origin is None:
-            self._origin, self._anchor = t, _now()
+            # The first packet of a live stream often has no time: the line goes on from what was made up for it.
+            self._origin, self._anchor = t - (self._guess() if self._packet_time else 0.0), _now()
         t -= self._origin
         self.duration = max(self.duration, t + 1 / (self._policy.fps or 25.0))
         return self._base + t
 
-    def _pace(self, t: float | None) -> None:
-        if self._plan.paced and t is not None:
+    def _guess(self) -> float:
+        """The time of a packet that has none: what has passed since the last, or one picture on in a recording."""
+        if self._plan.clock is ClockSource.FILE:
+            rate = self._stream.average_rate or self._stream.guessed_rate or 25
+            return self._packet_time + 1 / float(rate)
+        return self._packet_time + time.monotonic() - self._packet_at
+
+    def _pace(self, t: float) -> None:
+        if self._plan.paced:
             self._stop.wait(max(0.0, self._anchor.mono + (t - self._base) - time.monotonic()))
 
 

@@ -68,7 +68,12 @@ def classify(error: BaseException, scheme: str = "") -> tuple[FailureReason, str
     return R.CONNECTION_FAILED, redact(str(getattr(error, "strerror", None) or type(error).__name__))
 
 
-def unavailable(error: BaseException, display: str) -> SourceUnavailable:
-    """The same as an error of ours; raise it `from` the library's."""
+def unavailable(error: BaseException, display: str, *, timed_out: bool = False) -> SourceUnavailable:
+    """The same as an error of ours; raise it `from` the library's.
+
+    `timed_out`: the attempt took as long as it was allowed to. FFmpeg calls an answer that never came invalid data.
+    """
     reason, sentence = classify(error, display.partition(":")[0].lower())
+    if timed_out and reason is R.CONNECTION_FAILED:
+        reason, sentence = R.TIMEOUT, "it did not answer in time"
     return SourceUnavailable(f"{display}: {sentence}", reason)

@@ -83,11 +83,8 @@ class SkipPolicy:
         """The stream's own pictures a second, once known."""
         return self._rate.value
 
-    def before(self, t: float | None, key: bool, sampler: Sampler) -> Skip:
+    def before(self, t: float, key: bool, sampler: Sampler) -> Skip:
         """The mode for the packet at `t`."""
-        if t is None:
-            self.mode = "DEFAULT" if key else self.mode
-            return self.mode
         self._rate.add(t)
         if key:
             self._key(t)

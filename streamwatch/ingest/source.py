@@ -9,6 +9,7 @@ from typing import Protocol
 from streamwatch.config import IngestSettings, StreamSettings
 from streamwatch.domain import Sink
 from streamwatch.errors import ConfigError
+from streamwatch.ingest.allow import AllowList, check_url
 from streamwatch.ingest.av import AvSource
 from streamwatch.ingest.decode import Limits
 from streamwatch.ingest.plans import plan
@@ -36,11 +37,38 @@ class SourceContext:
     gateway: WebRtcGateway | None = None
 
 
-def make_source(stream: str, settings: StreamSettings, ingest: IngestSettings, context: SourceContext) -> RatedSource:
+class _Guarded:
+    """Checks the host's addresses before each connection: a name may point elsewhere than when it was added."""
+
+    def __init__(self, inner: RatedSource, url: str, allowed: AllowList, reaper: Reaper) -> None:
+        self._inner, self._url, self._allowed, self._reaper = inner, url, allowed, reaper
+        self.waits = inner.waits
+        self.set_rate = inner.set_rate
+
+    async def run(self, sink: Sink) -> None:
+        await check_url(self._url, self._allowed, self._reaper)
+        await self._inner.run(sink)
+
+
+def make_source(
+    stream: str,
+    settings: StreamSettings,
+    ingest: IngestSettings,
+    context: SourceContext,
+    allowed: AllowList | None = None,
+) -> RatedSource:
     """A fresh source for one attempt. Raises ConfigError for a URL of no known kind.
 
-    To be handed to a Supervisor as `lambda: make_source(stream, settings, ingest, context)`.
+    To be handed to a Supervisor as `lambda: make_source(stream, settings, ingest, context)`. `allowed` is for streams
+    that were added by the API: its `run` raises UrlNotAllowed where the host is not on the list.
     """
+    source = _make(stream, settings, ingest, context)
+    if allowed is None:
+        return source
+    return _Guarded(source, settings.url.get_secret_value(), allowed, context.reaper)
+
+
+def _make(stream: str, settings: StreamSettings, ingest: IngestSettings, context: SourceContext) -> RatedSource:
     fps = settings.sample_fps or ingest.sample_fps
     limits = Limits(ingest.open_timeout, ingest.read_timeout, ingest.max_frame_age)
     url = settings.url.get_secret_value()
