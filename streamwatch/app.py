@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import secrets
-import signal
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,24 @@ from streamwatch.alerts.rules import RuleEngine
 from streamwatch.alerts.sinks import make_sinks
 from streamwatch.config import Config, StreamSettings
 from streamwatch.control import ControlledRooms, ServiceControl, Settled
-from streamwatch.domain import AlertKind
-from streamwatch.errors import StorageError, StreamWatchError
+from streamwatch.demo.canary import canary_clip, canary_source, is_canary
+from streamwatch.domain import AlertKind, StreamState, StreamStatus
+from streamwatch.errors import StorageError
 from streamwatch.fleet import Fleet
 from streamwatch.history.store import History
 from streamwatch.inference.engine import EngineSettings, LocalEngine
 from streamwatch.inference.weights import find_set
+from streamwatch.ingest.allow import AllowList, allow_list, check_url
+from streamwatch.ingest.pacer import Pacer
+from streamwatch.ingest.rates import Share
 from streamwatch.ingest.recorder import Recorder
-from streamwatch.ingest.source import SourceContext, make_source
+from streamwatch.ingest.source import SourceContext, SourceMaker, make_source
+from streamwatch.ingest.webrtc import WebRtcGateway
 from streamwatch.metrics import Metrics
 from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
 from streamwatch.redact import display_url
 from streamwatch.results import Desk, Results
-from streamwatch.server.auth import Access
+from streamwatch.server.auth import Access, is_loopback
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions
 from streamwatch.server.run import Address, serving
@@ -41,6 +45,16 @@ from streamwatch.server.run import Address, serving
 log = logging.getLogger(__name__)
 
 REAP_WITHIN = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Rooms:
+    hub: Hub
+    metrics: Metrics
+    results: Results
+    history: History
+    recorder: Recorder | None
+    evidence: Evidence | None
 
 
 class Service:
@@ -53,10 +67,11 @@ class Service:
     def __init__(self, config: Config, path: Path | None = None) -> None:
         logs.configure(config.log_level, config.log_format)
         self._config = config
-        self._path = path
+        self._settled = Settled(config, path, frozenset(config.streams))
         self._stack = AsyncExitStack()
         self.fleet: Fleet
         self.control: ServiceControl
+        self.pacer: Pacer
         self.engine: LocalEngine
         self.address: Address
 
@@ -86,19 +101,56 @@ class Service:
             new_id=lambda: secrets.token_hex(8),
             labels={name: stream.labels for name, stream in config.streams.items()},
         )
-        sinks = make_sinks(config.alerts.sinks)
         weights = find_set(config.ensemble.weights)
         build = {"version": __version__, "torch": version("torch"), "weights": f"{weights.name}-{weights.hash[:12]}"}
         metrics = Metrics(build, stale_after=config.scoring.stale_after)
         self.engine = LocalEngine(EngineSettings(config.device, config.detector, config.ensemble), metrics)
         hub = Hub(HubOptions(ring=config.server.resume_ring, max_clients=config.server.max_clients), metrics)
         await enter(self.engine)
+        rooms = await self._alerting(rules, hub, metrics)
+        gateway = WebRtcGateway()
+        self._stack.push_async_callback(gateway.close_all)
+        context = SourceContext(gateway=gateway)
+        self._stack.push_async_callback(context.reaper.close, REAP_WITHIN)
+        allowed = allow_list(config.ingest, loopback_only=is_loopback(config.server.host))
+        self.pacer = Pacer(self._pace, config.ingest.budget_fps)
+        self.fleet = await enter(self._fleet(rooms, context, allowed))
+        self._own(self.pacer.run, "pacer")
+        self.control = ServiceControl(
+            ControlledRooms(
+                self.fleet,
+                self.engine,
+                rooms.history,
+                hub,
+                rooms.results,
+                lambda url: check_url(url, allowed, context.reaper),
+                rooms.evidence.directory if rooms.evidence is not None else lambda alert: None,
+                gateway,
+            ),
+            self._settled,
+        )
+        http = Services(self.control, hub, config.server, Access(config.server), metrics.exposition)
+        self.address = await enter(serving(http))
+        await self._begin(hub)
 
+    async def _begin(self, hub: Hub) -> None:
+        """Starts the configured streams."""
+        streams = self._config.streams
+        if any(is_canary(stream) for stream in streams.values()):
+            await asyncio.to_thread(canary_clip)
+        for name, stream in streams.items():
+            hub.configured(name, stream.name)
+            await self.fleet.add(name, stream)
+
+    async def _alerting(self, rules: RuleEngine, hub: Hub, metrics: Metrics) -> _Rooms:
+        """From verdicts to alerts, evidence and history; takes up what an earlier run left open."""
+        config = self._config
         results: Results
 
         def report(kind: AlertKind, name: str, problem: str | None) -> None:
             results.service(kind, name, problem)
 
+        sinks = make_sinks(config.alerts.sinks)
         history = await self._open_history(History(config.history, metrics, report))
         dispatcher = Dispatcher(
             history.alerts,
@@ -116,28 +168,30 @@ class Service:
         self._own(results.run, "rules")
         if evidence is not None:
             self._own(evidence.run, "evidence")
+        return _Rooms(hub, metrics, results, history, recorder, evidence)
 
-        context = SourceContext()
-        self._stack.push_async_callback(context.reaper.close, REAP_WITHIN)
-        services = MonitorServices(self.engine, results, metrics, recorder)
+    def _fleet(self, rooms: _Rooms, context: SourceContext, allowed: AllowList) -> Fleet:
+        services = MonitorServices(self.engine, rooms.results, rooms.metrics, rooms.recorder, self.pacer)
+        ingest = self._config.ingest
 
-        def removed(stream: str) -> None:
-            results.removed(stream)
-            hub.removed(stream)
-            metrics.stream_removed(stream)
-            if recorder is not None and evidence is not None:
-                recorder.forget(stream)
-                evidence.forget(stream)
+        async def removed(stream: str) -> None:
+            rooms.results.removed(stream)
+            rooms.hub.removed(stream)
+            rooms.metrics.stream_removed(stream)
+            self.pacer.remove(stream)
+            if context.gateway is not None:
+                await context.gateway.forget(stream)
+            if rooms.recorder is not None and rooms.evidence is not None:
+                rooms.recorder.forget(stream)
+                rooms.evidence.forget(stream)
 
-        self.fleet = await enter(Fleet(lambda name, stream: self._monitor(name, stream, services, context), removed))
-        directory = evidence.directory if evidence is not None else lambda alert: None
-        rooms = ControlledRooms(self.fleet, self.engine, history, hub, results, self._allow, directory)
-        self.control = ServiceControl(rooms, Settled(config, self._path, frozenset(config.streams)))
-        http = Services(self.control, hub, config.server, Access(config.server), metrics.exposition)
-        self.address = await enter(serving(http))
-        for name, stream in config.streams.items():
-            hub.configured(name, stream.name)
-            await self.fleet.add(name, stream)
+        def make_monitor(name: str, stream: StreamSettings) -> StreamMonitor:
+            # The configuration file may name any host; what the API adds is checked again at each connection.
+            limits = None if name in self._settled.from_file else allowed
+            real = canary_source(stream)
+            return self._monitor(name, stream, services, lambda: make_source(name, real, ingest, context, limits))
+
+        return Fleet(make_monitor, removed)
 
     def _evidence(self, metrics: Metrics, report: Report) -> tuple[Recorder | None, Evidence | None]:
         settings = self._config.alerts.evidence
@@ -186,8 +240,13 @@ class Service:
             hub.restored(alert)
         results.restore(alerts)
 
+    def _pace(self, stream: str, share: Share) -> None:
+        if (monitor := self.fleet.monitors.get(stream)) is not None:
+            monitor.set_rate(share.fps)
+            monitor.set_degraded(share.degraded)
+
     def _monitor(
-        self, stream: str, settings: StreamSettings, services: MonitorServices, context: SourceContext
+        self, stream: str, settings: StreamSettings, services: MonitorServices, make: SourceMaker
     ) -> StreamMonitor:
         config = self._config
         record = self.engine.weights.record
@@ -200,10 +259,16 @@ class Service:
             config.device.deadline,
             config.detector.min_face,
         )
-        return StreamMonitor(stream, wanted, lambda: make_source(stream, settings, config.ingest, context), services)
+        burst = settings.burst_fps or config.ingest.burst_fps
 
-    async def _allow(self, url: str) -> None:
-        del url
+        def changed(status: StreamStatus) -> None:
+            """Only streams that send something share in the budget."""
+            if status.state is StreamState.LIVE:
+                self.pacer.add(stream, wanted.sample_fps, burst)
+            else:
+                self.pacer.remove(stream)
+
+        return StreamMonitor(stream, wanted, make, services, changed)
 
     def _own(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         """Runs `work` until the service ends; an unexpected end is logged, and readiness says so."""
@@ -225,72 +290,3 @@ class Service:
             await asyncio.wait([task])
 
         self._stack.push_async_callback(cancel)
-
-
-async def run_until_stopped(
-    service: Service,
-    started: Callable[[], None],
-    beside: Callable[[], Awaitable[None]] | None = None,
-    duration: float | None = None,
-) -> None:
-    """Runs the service until SIGINT, SIGTERM or `duration` seconds after its start. SIGHUP reads the configuration
-    again. `started` is called once it serves; `beside` runs as long as it does."""
-    main = asyncio.current_task()
-    assert main is not None
-    stopping = False
-
-    def stop() -> None:
-        nonlocal stopping
-        if not stopping:  # the second Ctrl-C must not interrupt the tidy end that the first one began
-            stopping = True
-            main.cancel()
-
-    with _signals({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: lambda: _reload(service)}):
-        try:
-            async with service:
-                started()
-                other = asyncio.create_task(_beside(beside), name="beside")
-                try:
-                    await asyncio.sleep(duration if duration is not None else float("inf"))
-                finally:
-                    other.cancel()
-                    await asyncio.wait([other])
-        except asyncio.CancelledError:
-            if not stopping:
-                raise
-            main.uncancel()
-
-
-async def _beside(work: Callable[[], Awaitable[None]] | None) -> None:
-    if work is not None:
-        await work()
-
-
-@contextlib.contextmanager
-def _signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Any:
-    loop = asyncio.get_running_loop()
-    installed = []
-    for number, handler in handlers.items():
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # not on Windows, not outside the main thread
-            loop.add_signal_handler(number, handler)
-            installed.append(number)
-    try:
-        yield
-    finally:
-        for number in installed:
-            loop.remove_signal_handler(number)
-
-
-_reloading: set[asyncio.Task[None]] = set()
-
-
-def _reload(service: Service) -> None:
-    async def reload() -> None:
-        try:
-            await service.control.reload()
-        except StreamWatchError as error:
-            log.error("the configuration was not read again, the old one holds: %s", error)
-
-    task = asyncio.create_task(reload(), name="reload")
-    _reloading.add(task)  # the loop keeps only weak references to tasks
-    task.add_done_callback(_reloading.discard)

@@ -49,8 +49,8 @@ class StreamSettings(Settings):
     """One stream. What is not given is taken from `ingest` and `alerts`."""
 
     url: SecretStr
-    """rtsp://, rtsps://, http(s)://, rtmp://, file:, webcam:, lavfi:, whip: (a browser publishes) or whep+https://.
-    Credentials in it are write-only."""
+    """rtsp://, rtsps://, http(s)://, rtmp://, file:, webcam:, lavfi:, whip: (a browser publishes), whep+https://, or
+    canary: (the built-in stream with known answers). Credentials in it are write-only."""
     name: str = Field(default="", max_length=200)
     """What people read; the slug when empty."""
     enabled: bool = True
@@ -95,7 +95,7 @@ class IngestSettings(Settings):
     """A run that lasted so long resets the backoff."""
     max_frame_age: Seconds = 10.0
     """Older frames are dropped, counted as stale."""
-    allow_schemes: tuple[str, ...] = ("rtsp", "rtsps")
+    allow_schemes: tuple[str, ...] = ("rtsp", "rtsps", "whip")
     """Schemes that the API may add; the configuration file may use them all."""
     allow_hosts: tuple[str, ...] | None = None
     """Hosts or networks (CIDR) that sources added by the API may reach, checked on the resolved address.

@@ -161,17 +161,16 @@ class ServiceControl:
             if name not in before.from_file and name not in fresh.streams
         }  # fmt: skip
         wanted = {**fresh.streams, **added_by_api}
+        held, self._settled.from_file = before.config, frozenset(fresh.streams)
         for name, settings in wanted.items():
             self._rooms.hub.configured(name, settings.name)
         difference = await self._rooms.fleet.reconcile(wanted)
         unlike = [
             name for name in Config.model_fields
-            if name != "streams" and getattr(fresh, name) != getattr(before.config, name)
+            if name != "streams" and getattr(fresh, name) != getattr(held, name)
         ]  # fmt: skip
         # What needs a restart keeps its old value, so that `config` tells what really holds.
-        self._settled = Settled(
-            before.config.model_copy(update={"streams": wanted}), before.path, frozenset(fresh.streams)
-        )  # fmt: skip
+        self._settled.config = held.model_copy(update={"streams": wanted})
         log.info(
             "configuration read again: %d added, %d changed, %d removed%s",
             len(difference.added), len(difference.changed), len(difference.removed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from streamwatch.config import StreamSettings
@@ -34,7 +34,7 @@ class Fleet:
     A monitor that fails unexpectedly is logged and leaves the others running: its task's error is not the fleet's.
     """
 
-    def __init__(self, make_monitor: MakeMonitor, on_removed: Callable[[str], None]) -> None:
+    def __init__(self, make_monitor: MakeMonitor, on_removed: Callable[[str], Awaitable[None]]) -> None:
         self._make_monitor = make_monitor
         self._on_removed = on_removed
         self._monitors: dict[str, StreamMonitor] = {}
@@ -93,7 +93,7 @@ class Fleet:
         async with self._lock:
             self[stream].stop()
             await self._ended(stream)
-            self._on_removed(stream)
+            await self._on_removed(stream)
 
     async def reconcile(self, wanted: Mapping[str, StreamSettings]) -> Difference:
         """Makes the fleet what `wanted` says; streams that did not change go on untouched."""

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 TICK = 1.0
 """Seconds between looks at a stream from which nothing comes."""
+_OVERLOAD = frozenset({DropReason.REPLACED, DropReason.EXPIRED, DropReason.QUEUE_FULL})
+"""Frames that the machine had no time for."""
 _SILENT = frozenset({StreamState.PAUSED, StreamState.STOPPED})
 
 
@@ -52,6 +54,8 @@ class Pace(Protocol):
     """Shares the budget of analysed frames: told how each stream fares, it says how often to look."""
 
     def report(self, stream: str, suspicious: bool) -> None: ...
+    def analysed(self, count: int = 1) -> None: ...
+    def lost(self, count: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +229,8 @@ class StreamMonitor:
     def dropped(self, reason: DropReason, count: int = 1) -> None:
         self.counters.dropped[reason] += count
         self._services.observer.frames_dropped(self.stream, reason, count)
+        if self._services.pace is not None and reason in _OVERLOAD:
+            self._loop.call_soon_threadsafe(self._services.pace.lost, count)
 
     def packet(self, packet: Any, template: Any) -> None:
         if self._services.ring is not None:
@@ -289,6 +295,8 @@ class StreamMonitor:
         self.counters.analysed_at.append(done.mono)
         observer.faces_scored(self.stream, len(scored))
         observer.capture_to_score(self.stream, done.mono - frame.captured_at.mono)
+        if self._services.pace is not None:
+            self._services.pace.analysed()
         self._publish(verdict, scores)
 
     async def _tick(self) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from streamwatch.app import Service, run_until_stopped
+from streamwatch.app import Service
 from streamwatch.commands.console import print_scores
 from streamwatch.config import Config, parse
 from streamwatch.demo.clip import DEFAULT_SEED, demo_clip
 from streamwatch.demo.finder import bundled_finder
 from streamwatch.demo.scene import Timeline
 from streamwatch.errors import StreamWatchError
+from streamwatch.runner import run_until_stopped
 
 STREAM = "demo"
 CAMERA_START = 60.0

@@ -7,8 +7,9 @@ import asyncio
 import os
 from pathlib import Path
 
-from streamwatch.app import Service, run_until_stopped
+from streamwatch.app import Service
 from streamwatch.config import load
+from streamwatch.runner import run_until_stopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

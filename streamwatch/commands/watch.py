@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from streamwatch.app import Service, run_until_stopped
+from streamwatch.app import Service
 from streamwatch.commands.console import print_scores
 from streamwatch.config import Config, load, parse
+from streamwatch.runner import run_until_stopped
 
 STREAM = "stream"
 

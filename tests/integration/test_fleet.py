@@ -72,6 +72,10 @@ def maker(services: MonitorServices) -> Callable[[str, StreamSettings], StreamMo
     return make
 
 
+async def nothing(stream: str) -> None:
+    return
+
+
 async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
@@ -81,7 +85,7 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 async def test_a_camera_is_scored_lost_and_found_again(clip: Path, services: MonitorServices) -> None:
     page = services.publisher
     assert isinstance(page, Page)
-    async with Camera([clip]) as camera, Fleet(maker(services), lambda stream: None) as fleet:
+    async with Camera([clip]) as camera, Fleet(maker(services), nothing) as fleet:
         port = camera.port
         monitor = await fleet.add("lobby", StreamSettings.model_validate({"url": camera.url}))
         await until(lambda: len(page.with_faces("lobby")) >= 3)
@@ -103,7 +107,7 @@ async def test_a_camera_is_scored_lost_and_found_again(clip: Path, services: Mon
 async def test_one_stream_changes_and_the_others_go_on(clip: Path, services: MonitorServices) -> None:
     page = services.publisher
     assert isinstance(page, Page)
-    async with Camera([clip]) as camera, Fleet(maker(services), lambda stream: None) as fleet:
+    async with Camera([clip]) as camera, Fleet(maker(services), nothing) as fleet:
         url = {"url": camera.url}
         await fleet.reconcile({"a": StreamSettings.model_validate(url), "b": StreamSettings.model_validate(url)})
         await until(lambda: page.with_faces("a") and page.with_faces("b"))
@@ -137,7 +141,7 @@ async def test_one_stream_changes_and_the_others_go_on(clip: Path, services: Mon
 async def test_a_dead_camera_is_retried_with_its_reason(services: MonitorServices) -> None:
     page = services.publisher
     assert isinstance(page, Page)
-    async with Fleet(maker(services), lambda stream: None) as fleet:
+    async with Fleet(maker(services), nothing) as fleet:
         await fleet.add("dead", StreamSettings.model_validate({"url": "rtsp://user:hunter2@127.0.0.1:9/none"}))
         await until(lambda: page.states("dead").count(StreamState.RECONNECTING) >= 3)
         said = [status for status in page.statuses if status.reason is not None]
