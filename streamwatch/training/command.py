@@ -106,7 +106,6 @@ def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
         device=args.device,
         frozen_norms=args.frozen_norms,
         command=command_line(),
-        command=command_line(),
     )
 
 
