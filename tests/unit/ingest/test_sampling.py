@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamwatch.ingest.sampling import FrameRate, Sampler, SkipPolicy
+
+
+@given(st.integers(1, 60), st.floats(0.5, 30))
+def test_the_rate_is_met_where_the_stream_can_give_it(native: int, fps: float) -> None:
+    sampler = Sampler(fps)
+    taken = sum(sampler.take(index / native) for index in range(native * 20))
+    wanted = 20 * min(fps, native)
+    assert taken == pytest.approx(wanted, abs=max(2.0, 0.06 * wanted))
+
+
+def test_gaps_in_the_pictures_do_not_lead_to_bursts() -> None:
+    sampler = Sampler(2.0)
+    assert [sampler.take(t) for t in (0.0, 0.25, 7.0, 7.04, 7.3, 7.5)] == [True, False, True, False, False, True]
+
+
+def test_a_jump_back_begins_a_new_grid() -> None:
+    sampler = Sampler(1.0)
+    assert sampler.take(100.0)
+    assert sampler.take(3.0)
+    assert not sampler.take(3.5)
+
+
+def test_a_raised_rate_holds_at_once() -> None:
+    sampler = Sampler(0.1)
+    assert sampler.take(0.0)
+    sampler.fps = 5.0
+    assert [sampler.take(t) for t in (0.04, 0.08, 0.24)] == [True, False, True]
+
+
+@pytest.mark.parametrize("fps", [1, 25, 29.97, 120])
+def test_the_frame_rate_is_measured_in_spite_of_loss_and_reordering(fps: float) -> None:
+    rate = FrameRate()
+    order = [0, 3, 1, 2, 6, 4, 5, 9, 8, 12, 10, 11, 15, 13, 14]
+    for index in order:
+        rate.add(index / fps)
+    assert rate.value == pytest.approx(fps, rel=0.01)
+
+
+def run(
+    fps: float, *, sampling: float, gop: float, seconds: float = 12.0, b_pictures: bool = False
+) -> tuple[int, int, int]:
+    """(pictures, of them decoded, of them sampled) with a decoder that obeys the policy."""
+    sampler, policy, total, decoded, sampled = Sampler(sampling), SkipPolicy(), 0, 0, 0
+    per_group, keyed = round(gop * fps), False
+    for index in range(int(seconds * fps)):
+        key, disposable = index % per_group == 0, b_pictures and index % 2 == 1
+        mode = policy.before(index / fps, key, sampler)
+        keyed = keyed or key
+        total += 1
+        if (mode == "NONKEY" and not key) or (mode == "NONREF" and disposable):
+            continue
+        decoded += 1
+        policy.decoded(disposable)
+        sampled += sampler.take(index / fps)
+    return total, decoded, sampled
+
+
+def test_key_pictures_alone_where_they_suffice() -> None:
+    total, decoded, sampled = run(25, sampling=1.0, gop=1.0, seconds=30)
+    assert sampled == pytest.approx(30, abs=1)
+    assert decoded < total * 0.2
+
+
+def test_the_rest_of_a_group_is_not_decoded_after_its_last_sample() -> None:
+    total, decoded, sampled = run(25, sampling=2.0, gop=1.0, seconds=30)
+    assert sampled == pytest.approx(60, abs=2)
+    assert decoded < total * 0.65
+
+
+def test_disposable_pictures_are_skipped_where_the_others_suffice() -> None:
+    total, decoded, sampled = run(30, sampling=5.0, gop=60.0, b_pictures=True, seconds=58)
+    assert sampled == pytest.approx(5 * 58, rel=0.02)
+    assert total * 0.45 < decoded <= total
+
+
+def test_every_picture_where_every_picture_is_wanted() -> None:
+    total, decoded, sampled = run(25, sampling=25.0, gop=1.0)
+    assert total == decoded == sampled
+
+
+def test_irregular_groups_are_decoded_whole() -> None:
+    sampler, policy = Sampler(0.5), SkipPolicy()
+    for t, key in [(0.0, True), (0.5, False), (1.0, True), (4.0, True), (4.2, True), (4.3, False)]:
+        assert policy.before(t, key, sampler) == "DEFAULT"
+        sampler.take(t)
+    assert policy.keyframe_interval is None
