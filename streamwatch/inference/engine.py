@@ -126,7 +126,10 @@ class LocalEngine:
                 "threshold_basis": record.threshold_basis,
                 "disagreement_p99": record.disagreement_p99,
                 "figures": dict(record.figures),
-                "members": [member.name for member in record.members],
+                "members": [
+                    {"name": member.name, "sha256": member.sha256, "figures": dict(member.figures)}
+                    for member in record.members
+                ],
             },
             "detector": {"file": self._plan.detector.path.name, "score_threshold": self._plan.detector.threshold},
             "batches": {lane: asdict(figures) for lane, figures in self._batcher.statistics().items()},

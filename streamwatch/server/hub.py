@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamwatch import __version__
@@ -99,6 +99,9 @@ class Hub:
 
     def score(self, score: StreamScore, scores: FrameScores | None) -> None:
         entry = self._entry(score.stream)
+        if scores is None and entry.picture is not None:
+            # A verdict without a frame of its own is still about the newest frame: its age must not begin anew.
+            score = replace(score, at=entry.picture.frame.captured_at)
         entry.score = score
         if scores is not None:
             entry.picture = scores

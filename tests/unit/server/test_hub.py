@@ -63,6 +63,19 @@ async def test_ages_in_a_snapshot_are_reckoned_when_it_is_sent() -> None:
     assert opening(hub, client)[0]["streams"][0]["score"]["age_ms"] == 60_340
 
 
+async def test_a_verdict_without_a_frame_is_as_old_as_the_newest_frame() -> None:
+    now = Instant(13.0, 1003.0)
+    hub = Hub(HubOptions(clock=lambda: now))
+    live(hub, "lobby")
+    captured = Instant(10.0, 1000.0)
+    hub.score(stream_score("lobby", 1, at=captured), frame_scores("lobby", 1, at=captured))
+    hub.score(stream_score("lobby", 1, at=now), None)
+    latest = hub.latest_score("lobby")
+    assert latest is not None
+    assert latest["age_ms"] == 3000
+    assert latest["captured_at"].endswith("00:16:40.000Z")
+
+
 @pytest.mark.parametrize("state", [s for s in StreamState if s not in {StreamState.LIVE, StreamState.STALLED}])
 async def test_outside_live_and_stalled_no_old_score_or_picture_remains(state: StreamState) -> None:
     hub = Hub()
