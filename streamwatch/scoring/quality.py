@@ -40,10 +40,11 @@ class Limit:
         return value < self.hard if self.hard < self.soft else value > self.hard
 
 
+# In the order in which a gate is named: what is dark is not sharp either, and dark is the reason.
 LIMITS = {
-    "sharpness": Limit(hard=12.0, soft=60.0),
     "brightness": Limit(hard=22.0, soft=50.0),
     "glare": Limit(hard=0.6, soft=0.3),
+    "sharpness": Limit(hard=12.0, soft=60.0),
     "pose": Limit(hard=0.9, soft=0.45),
     "truncation": Limit(hard=0.35, soft=0.1),
     # Only a weight, never a gate: strong compression is the normal state of a video call.

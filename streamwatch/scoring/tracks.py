@@ -22,6 +22,8 @@ MISSES = 1
 """Frames in which a face was looked for in vain, before time alone may end its track."""
 CUT = 0.5
 """Histogram distance, 0 to 1, from which two frames belong to different scenes."""
+LOOK_WEIGHT = 2.0
+"""Of two faces that could be one another's, the looks count more than where they are."""
 APPEARANCE_GATE = 0.7
 """Histogram distance of two faces, 0 to 1, beyond which an ambiguous match is refused."""
 
@@ -66,7 +68,8 @@ class TrackUpdate:
 
 class FaceTracker:
     """Tracks of one stream. A track is confirmed after `confirm_hits` detections. It is lost `lost_after` seconds after
-    the last one, if at least MISSES frames were looked at since: on an overloaded machine a long gap between frames says
+    the last one, if at least MISSES frames were looked at since: on an overloaded machine a long gap between frames
+    says
     nothing about the face. A scene cut ends all tracks. Ids are never used again."""
 
     def __init__(self, confirm_hits: int = 3, lost_after: float = 2.0) -> None:
@@ -123,8 +126,7 @@ class FaceTracker:
 
     def _assign(self, at: float, faces: Sequence[Face], looks: Sequence[Floats | None]) -> dict[int, int]:
         """face index -> track, the cheapest pair first. With a handful of faces this is as good as the Hungarian
-        method, except
-        where faces cross; there appearance decides, which is part of the cost."""
+        method, except where faces cross; there appearance decides, which is part of the cost."""
         pairs = []
         for index, face in enumerate(faces):
             for track in self._tracks.values():
@@ -155,7 +157,7 @@ def _cost(track: Track, expected: Box, box: Box, look: Floats | None) -> float |
         # Light changes within a scene, so a face that lies where it was expected is believed whatever its colours.
         if distance > APPEARANCE_GATE and overlap < 0.5:
             return None
-        cost += distance
+        cost += LOOK_WEIGHT * distance
     return cost
 
 
