@@ -55,7 +55,7 @@ class LoadedMember:
         """float32 crops (N, 3, S, S) in 0..1 to calibrated logits (N,) and the mask's probabilities (N, h, w)."""
         if crops.shape[-1] != self.input_size:
             crops = F.interpolate(crops, (self.input_size, self.input_size), mode="area")
-        output = self.network(crops.to(self.dtype))
+        output = self.network(crops)
         mask = output.mask.float().sigmoid() if output.mask is not None else None
         return (output.logit.float() + self.bias) / self.temperature, mask
 

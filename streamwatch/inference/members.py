@@ -121,7 +121,8 @@ class MaskMember(Member):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Crops (N, 3, S, S) in 0..1 to the verdict's features (N, F) and mask logits (N, h, w)."""
         x = self.highpass(x) if self.highpass is not None else (x - self.mean) / self.std
-        fine, coarse = self.trunk(x)
+        # Normalised in the input's precision: rounding to bfloat16 before a high-pass would leave nothing but rounding.
+        fine, coarse = self.trunk(x.to(next(self.trunk.parameters()).dtype))
         mask = self.mask_head(fine)[:, 0]
         patches = mask.flatten(1)
         top = patches.topk(max(1, int(patches.shape[1] * TOP_FRACTION)), dim=1).values.mean(1)

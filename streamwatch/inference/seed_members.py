@@ -113,7 +113,8 @@ class SeedMember(Member):
     def forward(self, x: Tensor) -> MemberOutput:
         mean = torch.tensor(IMAGENET_MEAN, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
         std = torch.tensor(IMAGENET_STD, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
-        logits: Tensor = self.net((x - mean) / std)
+        normalised = ((x - mean) / std).to(next(self.net.parameters()).dtype)
+        logits: Tensor = self.net(normalised)
         return MemberOutput(logits[:, 0], None)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
