@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 import time
@@ -186,7 +187,8 @@ def _write(segment: Segment, path: Path) -> ClipInfo:
                 output.mux(_packet(kept, ticks, dts, stream))
         partial.replace(target)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise StorageError(f"{target}: the clip cannot be written: {error}") from error
     first, last = segment.pictures[0].wall, segment.pictures[-1].wall
     return ClipInfo(origin.kind, target, first, last, len(timed), origin.codec)

@@ -48,11 +48,10 @@ def run(
 ) -> tuple[int, int, int]:
     """(pictures, of them decoded, of them sampled) with a decoder that obeys the policy."""
     sampler, policy, total, decoded, sampled = Sampler(sampling), SkipPolicy(), 0, 0, 0
-    per_group, keyed = round(gop * fps), False
+    per_group = round(gop * fps)
     for index in range(int(seconds * fps)):
         key, disposable = index % per_group == 0, b_pictures and index % 2 == 1
         mode = policy.before(index / fps, key, sampler)
-        keyed = keyed or key
         total += 1
         if (mode == "NONKEY" and not key) or (mode == "NONREF" and disposable):
             continue

@@ -1,0 +1,124 @@
+"""Clips cut from what a real camera sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from streamwatch.camera import Camera
+from streamwatch.domain import ClipKind, ClipSource, ClockSource, Frame, Image, Instant
+from streamwatch.errors import StorageError
+from streamwatch.ingest.recorder import Recorder
+from streamwatch.ingest.source import SourceContext
+from tests.fakes.ingest import Collector, source_for, until
+from tests.fakes.patterns import clip
+
+
+class Recording(Collector):
+    """Passes on what a monitor would."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def packet(self, packet: Any, template: Any) -> None:
+        super().packet(packet, template)
+        self._recorder.packet("cam", packet, template)
+
+    def offer(self, image: Image, captured_at: Instant, pts: float | None, clock: ClockSource) -> None:
+        super().offer(image, captured_at, pts, clock)
+        self._recorder.frame("cam", Frame("cam", self.offered, captured_at, pts, image, clock))
+
+
+@contextlib.asynccontextmanager
+async def recorded(url: str, recorder: Recorder) -> AsyncIterator[Recording]:
+    sink = Recording(recorder)
+    task = asyncio.create_task(source_for(url, SourceContext()).run(sink))
+    try:
+        yield sink
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def decoded(path: Path) -> tuple[int, float]:
+    """(pictures that decode without an error, seconds)"""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.options = {"err_detect": "explode"}
+        return sum(1 for _ in container.decode(video=0)), float((container.duration or 0) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("libx264-b", ".mp4"), ("libx265", ".mp4"), ("libvpx", ".webm"), ("libsvtav1", ".mp4")]
+)
+async def test_what_arrived_is_cut_without_encoding(codec: str, suffix: str, tmp_path: Path) -> None:
+    recorder: Recorder = Recorder(seconds=10)
+    clips: ClipSource = recorder
+    async with Camera([clip(codec, gop=12)]) as camera, recorded(camera.url, recorder) as sink:
+        await until(lambda: sink.packets >= 45, "two seconds")
+        await asyncio.sleep(0.1)
+    now = time.time()
+    info = await clips.cut("cam", now - 1.0, now, tmp_path / "clip.bin")
+    assert info is not None
+    assert (info.kind, info.path) == (ClipKind.REMUXED, tmp_path / f"clip{suffix}")
+    assert info.start <= now - 1.0
+    count, seconds = decoded(info.path)
+    # The pictures that lead an open group's key picture refer to the group before: a decoder that begins here skips them.
+    assert info.packets - 4 <= count <= info.packets
+    assert seconds == pytest.approx(info.end - info.start, abs=0.3)
+    assert [path.name for path in tmp_path.iterdir()] == [info.path.name], "no half-written file is left"
+
+
+async def test_a_stream_without_packets_is_encoded_once(tmp_path: Path) -> None:
+    recorder, rng, now = Recorder(), np.random.default_rng(1), time.time()
+    for index in range(20):
+        image = np.full((121, 161, 3), rng.integers(0, 255), np.uint8)
+        recorder.frame("cam", Frame("cam", index, Instant(50 + index / 5, now - 4 + index / 5), None, image))
+    info = await recorder.cut("cam", now - 2, now, tmp_path / "clip.mp4")
+    assert info is not None
+    assert info.kind is ClipKind.ENCODED
+    assert info.start <= now - 2
+    assert decoded(info.path)[0] == info.packets >= 10
+
+
+async def test_a_cut_survives_the_connection_it_came_from(tmp_path: Path) -> None:
+    """The ring keeps no reference into a closed container; two connections give two clips."""
+    recorder = Recorder()
+    async with Camera([clip(gop=12)]) as camera:
+        for _ in range(2):
+            async with recorded(camera.url, recorder) as sink:
+                await until(lambda: sink.packets >= 20, "pictures")
+    ended = time.time()
+    info = await recorder.cut("cam", ended - 0.3, ended, tmp_path / "clip.mp4")
+    assert info is not None
+    assert decoded(info.path)[0] > 0
+    recorder.forget("cam")
+    assert await recorder.cut("cam", ended - 0.3, ended, tmp_path / "again.mp4") is None
+    assert recorder.statistics().streams == 0
+
+
+async def test_memory_is_bounded_and_losses_are_counted() -> None:
+    recorder = Recorder(seconds=60, megabytes=0.05)
+    async with Camera([clip(gop=12)]) as camera, recorded(camera.url, recorder) as sink:
+        await until(lambda: sink.packets >= 40, "pictures")
+    statistics = recorder.statistics()
+    assert statistics.size <= 0.05 * (1 << 20)
+    assert statistics.evicted > 0
+
+
+async def test_a_clip_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    recorder = Recorder()
+    async with Camera([clip(gop=12)]) as camera, recorded(camera.url, recorder) as sink:
+        await until(lambda: sink.packets >= 20, "pictures")
+    blocked = tmp_path / "file"
+    blocked.write_text("not a directory")
+    with pytest.raises(StorageError, match="cannot be written"):
+        await recorder.cut("cam", 0, time.time(), blocked / "clip.mp4")
