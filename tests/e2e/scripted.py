@@ -143,11 +143,12 @@ def _point(role: Role, at: float, score: float | None) -> ScorePoint:
 
 
 BUCKETS = {0.05: 20, 0.1: 900, 0.25: 8000, 0.5: 11_700, 1.0: 12_000}
+LANE = {"queued": 1, "in_flight": 2, "last_batch_size": 4, "largest_batch": 16, "batches": 5000, "items": 10_500}
 DESCRIPTION: Mapping[str, Any] = {
     "version": "0.1.0",
     "started_at": "2026-11-22T19:00:00.000Z",
-    "devices": [{"name": "cpu", "dtype": "float32", "batches": 12_043, "mean_batch": 2.1, "busy_ratio": 0.43}],
-    "queues": {"detector": 0, "ensemble": 1},
+    "devices": [{"device": "cpu", "name": "CPU (AVX2)", "dtype": dict.fromkeys(MEMBERS, "float32"), "alive": True}],
+    "batches": {name: {**LANE, "expired": 12, "refused": 0, "failed": 0} for name in ("find", "score")},
     "latency": {
         "count": 12_000,
         "p50": 0.2,
@@ -155,14 +156,22 @@ DESCRIPTION: Mapping[str, Any] = {
         "p99": 0.6,
         "buckets": [{"le": le, "count": count} for le, count in BUCKETS.items()],
     },
-    "weights": [
-        {"name": name, "version": "1", "sha256": "ab12" * 16, "license": "MIT", "figures": {"auc": 0.9 + i / 100}}
-        for i, name in enumerate(("BlazeFace", *MEMBERS))
-    ],
+    "weights": {
+        "set": "bundled",
+        "version": "1",
+        "hash": "ab12" * 16,
+        "fusion": "logit_mean",
+        "threshold": THRESHOLD,
+        "threshold_basis": "a script",
+        "disagreement_p99": 2.4,
+        "figures": {"auc": 0.93},
+        "members": [
+            {"name": name, "sha256": "ab12" * 16, "figures": {"auc": 0.9 + i / 100}} for i, name in enumerate(MEMBERS)
+        ],
+    },
+    "detector": {"file": "blazeface.safetensors", "score_threshold": 0.85},
+    "history": {"waiting": 0, "written": 4000, "lost": 0, "down": False},
     "streams": {"live": 8, "failed": 1},
-    "budget_fps": 16.0,
-    "members": list(MEMBERS),
-    "threshold": THRESHOLD,
 }
 
 

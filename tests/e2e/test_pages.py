@@ -17,7 +17,7 @@ from streamwatch.server.tokens import Scope
 from tests.e2e.roles import Role
 from tests.e2e.scripted import Service
 from tests.e2e.waiting import until
-from tests.fakes.clips import clip
+from tests.fakes.patterns import clip
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 Open = Callable[..., Awaitable[Page]]
@@ -130,9 +130,9 @@ async def test_review_an_alert_with_its_evidence(tab: Open, tmp_path: Path, shot
 async def test_the_system_page(tab: Open, tmp_path: Path, shots: Path) -> None:
     async with Service(cast(), tmp_path) as service:
         page = await tab(service.url + "#/system")
-        await expect(page.get_by_label("Weights").get_by_role("row")).to_have_count(6)
+        await expect(page.get_by_label("Weights").get_by_role("row")).to_have_count(5)
         await expect(page.get_by_label("Capture to score")).to_contain_text("410 ms")
-        await expect(page.get_by_label("Devices")).to_contain_text("43 %")
+        await expect(page.get_by_label("Queues and batches")).to_contain_text("2.1 on average")
         await page.screenshot(path=shots / "system.png")
 
 

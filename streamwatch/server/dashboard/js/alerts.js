@@ -150,7 +150,8 @@ class Alerts {
       this.buttons = [["acknowledged", "Acknowledge"], ["confirmed", "Confirm"], ["false_alarm", "False alarm"]].map(([review, word]) => h("button", { type: "button", "data-review": review, onclick: () => this.#review(alert.id, review) }, word));
       this.reviewFault = h("p", { class: "fault", role: "alert" });
       this.title = h("h2", { class: "plain" });
-      this.detail.replaceChildren(this.title, evidence(alert.id), this.facts, h("div", { class: "review-bar", hidden: !this.context.may("operate") }, this.note, h("div", { class: "actions" }, this.buttons)), this.reviewFault);
+      const review = h("div", { class: "review-bar", hidden: !this.context.may("operate") }, this.note, h("div", { class: "actions" }, this.buttons));
+      this.detail.replaceChildren(this.title, review, this.reviewFault, evidence(alert.id), this.facts);
     }
     setText(this.title, alert.summary);
     for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset.review === alert.review));

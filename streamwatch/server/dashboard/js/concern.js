@@ -41,10 +41,9 @@ export function judge(stream, world) {
   return { rank, live: true, look: verdict, badge: "Live", verdict, score: last.score, words: verdictWords(last), age };
 }
 
-/** Where the service cannot be heard, tiles keep the place that their last verdict gave them. */
+/** Where the service cannot be heard, tiles keep the place that they had when their last score came. */
 function kept(stream, world) {
-  const verdict = (stream.last ?? stream.past)?.verdict ?? "unknown";
-  return { rank: verdict === "fake" || verdict === "suspect" ? verdict : alerted(world, verdict) };
+  return { rank: judge(stream, { ...world, connected: true, now: stream.lastAt }).rank };
 }
 
 const alerted = (world, otherwise) => (world.alerts ? "alert" : otherwise);

@@ -92,9 +92,11 @@ export class Store {
     this.tell("stream", stream.id);
   }
 
-  #score(message) {
-    const stream = this.#entry(message.stream);
-    const at = Date.parse(message.captured_at);
+  #score(given) {
+    const stream = this.#entry(given.stream);
+    const at = Date.parse(given.captured_at);
+    // Time may change a verdict without a new frame; the faces are then still those of the frame.
+    const message = stream.last && at === stream.lastAt ? { ...given, faces: stream.last.faces } : given;
     this.clock.observe(at + message.age_ms);
     stream.last = message;
     stream.lastAt = at;
@@ -141,7 +143,7 @@ export class Store {
   scene(stream) {
     const { picture, heat } = stream;
     if (!picture) return null;
-    const found = stream.recent.findLast((message) => message.captured_at === picture.capturedAt);
+    const found = stream.recent.find((message) => message.captured_at === picture.capturedAt);
     return {
       bitmap: picture.bitmap,
       frame: picture.frame,

@@ -3,7 +3,7 @@
 import { api } from "./api.js";
 import { h } from "./dom.js";
 import { palette, surface } from "./draw.js";
-import { duration, latency, number, percent, score, stateWord } from "./format.js";
+import { duration, latency, number, score, stateWord } from "./format.js";
 
 const REFRESH = 2_000;
 
@@ -28,21 +28,11 @@ export function openSystem(context) {
 /** Panels are kept and refilled, so that a selection or the focus survives the refresh. */
 function describe(body, system, now) {
   const sections = {
-    Service: () => facts([
-      ["Ready", system.ready ? "yes" : `no: ${system.not_ready.join(", ")}`],
-      ["Version", system.version],
-      ["Running for", duration(Math.max(0, now - Date.parse(system.started_at)))],
-      ["Streams", Object.entries(system.streams ?? {}).filter(([, count]) => count).map(([state, count]) => `${count} ${stateWord(state).toLowerCase()}`).join(", ") || "none"],
-      ["Analysis budget", system.budget_fps ? `${number(system.budget_fps, 1)} frames a second over all streams` : "not limited"],
-      ["Threshold", score(system.threshold)],
-      ["Websocket clients", number(system.websocket_clients)],
-    ]),
+    Service: () => service(system, now),
     "Capture to score": () => latencyPanel(system.latency),
-    Devices: () => (system.devices ?? []).map((device) => h("div", { class: "device" }, h("strong", {}, device.name), " ", h("span", { class: "muted" }, device.dtype),
-      meter("Busy", device.busy_ratio),
-      facts([["Batches", number(device.batches)], ["Faces in a batch", `${number(device.mean_batch, 1)} on average`]]))),
-    Queues: () => facts(Object.entries(system.queues ?? {}).map(([name, depth]) => [name, `${number(depth)} waiting`])),
-    Weights: () => weights(system.weights ?? []),
+    Devices: () => (system.devices ?? []).map(device),
+    "Queues and batches": () => Object.entries(system.batches ?? {}).map(lane),
+    Weights: () => weights(system.weights, system.detector),
   };
   const kept = new Map([...body.querySelectorAll(":scope > section")].map((section) => [section.dataset.name, section]));
   if (!kept.size) body.replaceChildren();
@@ -57,14 +47,39 @@ function describe(body, system, now) {
   }
 }
 
-function facts(pairs) {
-  return h("dl", { class: "facts-list" }, pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd", { class: "num" }, value)]));
+function service(system, now) {
+  const streams = Object.entries(system.streams ?? {}).filter(([, count]) => count);
+  const { history } = system;
+  return facts([
+    ["Ready", system.ready ? "yes" : `no: ${system.not_ready.join(", ")}`],
+    ["Version", system.version],
+    ["Running for", duration(Math.max(0, now - Date.parse(system.started_at)))],
+    ["Streams", streams.map(([state, count]) => `${count} ${stateWord(state).toLowerCase()}`).join(", ") || "none"],
+    ["Websocket clients", number(system.websocket_clients)],
+    ...(history ? [["History", history.down ? `the database is down, ${number(history.waiting)} rows wait` : `${number(history.written)} rows written${history.lost ? `, ${number(history.lost)} lost` : ""}`]] : []),
+  ]);
 }
 
-function meter(name, ratio) {
-  const fill = h("i", { class: "fill" });
-  fill.style.width = percent(ratio).replace(" ", "").replace("–", "0");
-  return h("div", { class: "gauge" }, h("span", {}, name), h("span", { class: "track", "aria-hidden": "true" }, fill), h("span", { class: "num" }, percent(ratio)));
+function device({ device: id, name, dtype, alive }) {
+  const types = typeof dtype === "object" ? [...new Set(Object.values(dtype))].join(", ") : dtype;
+  return h("div", { class: "device" }, h("strong", {}, name), facts([["Device", id], ["Number format", types], ["State", alive === false ? "failed" : "working"]]));
+}
+
+const LANES = { find: "Face detection", score: "Ensemble" };
+
+/** Work of one kind on its way to the devices: faces of many streams share a batch. */
+function lane([name, counts]) {
+  const lost = ["expired", "refused", "failed"].filter((kind) => counts[kind]).map((kind) => `${number(counts[kind])} ${kind}`);
+  return h("div", { class: "device" }, h("strong", {}, LANES[name] ?? name), facts([
+    ["Waiting", number(counts.queued)],
+    ["In a batch", `${number(counts.batches ? counts.items / counts.batches : null, 1)} on average, ${number(counts.largest_batch)} at most`],
+    ["Batches", number(counts.batches)],
+    ["Not done", lost.join(", ") || "none"],
+  ]));
+}
+
+function facts(pairs) {
+  return h("dl", { class: "facts-list" }, pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd", { class: "num" }, value)]));
 }
 
 function latencyPanel(given) {
@@ -105,17 +120,25 @@ function histogram(canvas, bars) {
 }
 
 /** Every figure as the weights' manifest gives it: none is left out because it looks bad. */
-function weights(list) {
-  if (!list.length) return h("p", { class: "muted" }, "The weights are not loaded.");
-  const names = [...new Set(list.flatMap((each) => Object.keys(flat(each.figures))))];
-  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Weights" }, h("table", {},
-    h("thead", {}, h("tr", {}, ["Name", "Version", "Licence", ...names, "SHA-256"].map((word) => h("th", { scope: "col" }, word.replaceAll("_", " "))))),
-    h("tbody", {}, list.map((each) => {
-      const figures = flat(each.figures);
-      return h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, each.version), h("td", {}, each.license), names.map((name) => h("td", { class: "num" }, figure(figures[name]))), h("td", { class: "num", title: each.sha256 }, (each.sha256 ?? "").slice(0, 12)));
-    }))));
+function weights(set, detector) {
+  if (!set) return h("p", { class: "muted" }, "The weights are not loaded.");
+  const names = [...new Set(set.members.flatMap((member) => Object.keys(flat(member.figures))))];
+  const about = facts([
+    ["Set", `${set.set}, version ${set.version}`],
+    ["Threshold", `${score(set.threshold)}${set.threshold_basis ? ` (${set.threshold_basis})` : ""}`],
+    ...Object.entries(flat(set.figures)).map(([name, value]) => [words(name), figure(value)]),
+    ...(detector ? [["Detector", `${detector.file}, faces from ${score(detector.score_threshold)}`]] : []),
+  ]);
+  const table = h("table", {},
+    h("thead", {}, h("tr", {}, ["Member", ...names.map(words), "SHA-256"].map((word) => h("th", { scope: "col" }, word)))),
+    h("tbody", {}, set.members.map((member) => {
+      const figures = flat(member.figures);
+      return h("tr", {}, h("th", { scope: "row" }, member.name), names.map((name) => h("td", { class: "num" }, figure(figures[name]))), h("td", { class: "num", title: member.sha256 }, member.sha256.slice(0, 12)));
+    })));
+  return [about, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Members" }, table)];
 }
 
+const words = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 const figure = (value) => (typeof value === "number" ? number(value, Number.isInteger(value) ? 0 : 3) : (value ?? "–"));
 
 /** {a: {b: 1}} -> {"a b": 1} */
