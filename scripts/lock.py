@@ -9,8 +9,8 @@ installs on macOS and on ARM.
 
 from __future__ import annotations
 
-import importlib.metadata as metadata
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -52,7 +52,8 @@ def platform_marker(requirement: Requirement) -> str:
     text = str(requirement.marker) if requirement.marker else ""
     for variable in ("platform_system", "sys_platform"):
         if variable in text:
-            return next((part.strip(" ()") for part in text.split(" and ") if variable in part and " or " not in part), "")
+            parts = (part.strip(" ()") for part in text.split(" and "))
+            return next((part for part in parts if variable in part and " or " not in part), "")
     return ""
 
 

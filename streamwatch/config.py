@@ -107,7 +107,7 @@ class DeviceSettings(Settings):
     """auto, cpu, cuda, cuda:0, ... One worker thread each."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Threads of torch on a CPU device; 0: the number of cores."""
+    """Threads of torch on a CPU device; 0: all cores but one, which decodes."""
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
     max_queue: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Faces waiting for the device; beyond it work is refused and counted."""

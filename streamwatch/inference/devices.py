@@ -33,12 +33,17 @@ def choose_devices(names: Sequence[str]) -> list[str]:
 
 
 def torch_threads(settings: DeviceSettings, device: str) -> int:
-    """Threads of torch on the device's own thread; a GPU needs one to feed it."""
+    """Threads of torch on the device's own thread; a GPU needs one to feed it.
+
+    On a CPU one core is left to decoding and the event loop: torch's threads wait for each other at every layer, so on a
+    machine without a free core for each of them a frame takes seconds instead of milliseconds.
+    """
     if torch.device(device).type != "cpu":
         return 1
     if settings.threads:
         return settings.threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)
 
 
 def device_name(device: str) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -66,24 +67,31 @@ def _level(demands: Mapping[str, float], budget: float) -> dict[str, float]:
 
 
 class Capacity:
-    """How many frames a second the machine can analyse: additive increase, multiplicative decrease on loss.
+    """How many frames a second the machine can analyse: what it managed under overload, then more by little steps.
 
-    `update` once a second or so with the share of frames that expired or were refused for want of capacity; `limit` is
-    None until the first such loss: as long as nothing is lost there is nothing to share out.
+    `update` about once a second with the frames that were analysed, and those that were lost for want of capacity. Judged
+    over `span` updates, so that one burst (a camera's opening, a cold cache) sheds nothing. `limit` is None until the
+    first such loss: as long as nothing is lost there is nothing to share out.
     """
 
-    def __init__(self, *, decrease: float = 0.8, increase: float = 0.05, tolerance: float = 0.02) -> None:
+    def __init__(self, *, span: int = 4, tolerance: float = 0.1, increase: float = 0.1) -> None:
         self.limit: float | None = None
-        self._decrease, self._increase, self._tolerance = decrease, increase, tolerance
+        self._tolerance, self._increase = tolerance, increase
+        self._past: deque[tuple[float, float]] = deque(maxlen=span)
 
     def update(self, asked: float, analysed: float, lost: float) -> float | None:
         """All three in frames a second since the last call; `asked` is the sum of the rates given out."""
-        offered = analysed + lost
-        if offered > 0 and lost / offered > self._tolerance:
-            # What was done under overload is what can be done.
-            self.limit = max(_FLOOR, min(self.limit or asked, max(analysed, asked * self._decrease)) * self._decrease)
+        self._past.append((analysed, lost))
+        if len(self._past) < (self._past.maxlen or 1):
+            return self.limit
+        done = sum(done for done, _ in self._past) / len(self._past)
+        missed = sum(missed for _, missed in self._past) / len(self._past)
+        if missed > self._tolerance * (done + missed):
+            self.limit = max(_FLOOR, 0.9 * done)
+            self._past.clear()  # the next judgement is of the new limit
         elif self.limit is not None and asked >= self.limit * 0.9:
-            self.limit *= 1 + self._increase
+            # The constant part brings a machine that was choked back within seconds, not minutes.
+            self.limit += self._increase * (self.limit + 1.0)
         return self.limit
 
 

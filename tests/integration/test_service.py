@@ -108,9 +108,9 @@ async def test_a_planted_secret_comes_out_nowhere(tmp_path: Path) -> None:
         seen += logged
     for text in seen:
         assert SECRET not in text
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            assert SECRET.encode() not in path.read_bytes(), path
+    for written in tmp_path.rglob("*"):
+        if written.is_file():
+            assert SECRET.encode() not in written.read_bytes(), written
 
 
 async def test_a_port_in_use_is_named_and_nothing_is_left_running(tmp_path: Path) -> None:

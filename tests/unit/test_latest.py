@@ -76,7 +76,8 @@ async def test_every_item_of_many_threads_is_taken_or_counted() -> None:
             taken += 1
 
     taker = asyncio.create_task(take())
-    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
     box.close()
     await asyncio.wait_for(taker, 10)
     assert taken + replaced[0] == 2000

@@ -73,6 +73,19 @@ def test_capacity_is_unlimited_while_nothing_is_lost() -> None:
     assert capacity.update(50.0, 50.0, 0.0) is None
 
 
+def test_a_choked_machine_comes_back_within_seconds() -> None:
+    capacity = Capacity()
+    for _ in range(4):
+        capacity.update(2.0, 0.0, 2.0)
+    assert capacity.limit == pytest.approx(0.1)
+    for seconds in range(30):
+        limit = capacity.limit or 2.0
+        capacity.update(limit, limit, 0.0)
+        if limit >= 2.0:
+            break
+    assert seconds < 20
+
+
 def test_the_pacer_sheds_and_recovers() -> None:
     told: dict[str, Share] = {}
     pacer = Pacer(told.__setitem__)
@@ -83,6 +96,11 @@ def test_the_pacer_sheds_and_recovers() -> None:
     pacer.analysed(8)
     pacer.lost(12)
     pacer._step(1.0)
+    assert not told["a"].degraded, "one burst sheds nothing"
+    for _ in range(3):
+        pacer.analysed(8)
+        pacer.lost(12)
+        pacer._step(1.0)
     assert told["a"].degraded
     assert told["a"].fps == told["b"].fps < 10.0
     for _ in range(60):
