@@ -1,0 +1,176 @@
+"""The history under faults: PostgreSQL stopped and started under load, and a disk that is full."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from streamwatch.alerts.dispatcher import Dispatcher
+from streamwatch.alerts.rules import RuleEngine
+from streamwatch.alerts.sinks import make_sinks
+from streamwatch.config import AlertSettings, HistorySettings, SinkSettings
+from streamwatch.domain import AlertEvent, Instant
+from streamwatch.history.store import History
+from tests import require
+from tests.fakes.postgres import Postgres
+from tests.fakes.records import stream_score
+from tests.fakes.webhook import Receiver, webhook_receiver
+
+RULE = {"kind": "window", "for": 0, "resolve_after": 0, "cooldown": 0}
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    directory = Path(tempfile.mkdtemp(prefix="pg-"))
+    postgres = Postgres(require.postgres(), directory)
+    postgres.create()
+    postgres.start()
+    try:
+        yield postgres
+    finally:
+        postgres.stop()
+        shutil.rmtree(directory)
+
+
+class Load:
+    """A stream that is scored twenty times a second and alarms every second, with real history and outbox."""
+
+    def __init__(self, url: str, receiver: Receiver) -> None:
+        sink = SinkSettings(kind="webhook", url=SecretStr(receiver.url))
+        self.history = History(HistorySettings(url=SecretStr(url)))
+        self.dispatcher = Dispatcher(self.history.alerts, {"hook": (make_sinks({"hook": sink})["hook"], sink)})
+        settings = AlertSettings.model_validate({"rules": {"deepfake": RULE}})
+        ids = iter(range(1_000_000))
+        self._rules = RuleEngine(settings, hysteresis=0.05, new_id=lambda: f"a{next(ids):06}")
+        self.events: list[AlertEvent] = []
+        self.scored = 0
+
+    async def __aenter__(self) -> Load:
+        await self.history.open()
+        works: list[Awaitable[None]] = [self.history.run(), self.dispatcher.run(), self._feed()]
+        self._tasks = [asyncio.ensure_future(work) for work in works]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in reversed(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.dispatcher.stop()
+        await self.history.close()
+
+    async def _feed(self) -> None:
+        while True:
+            score = replace(stream_score(0, 0.9 if (self.scored // 10) % 2 else 0.1), at=now())
+            self.scored += 1
+            self.history.score(score)
+            for event in self._rules.on_score(score):
+                self.events.append(event)
+                self.dispatcher.submit(event)
+            await asyncio.sleep(0.05)
+
+
+def now() -> Instant:
+    return Instant(time.monotonic(), time.time())
+
+
+async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+def told_in_order(receiver: Receiver, events: list[AlertEvent]) -> bool:
+    """Every event has come, for each alert firing before resolved; the same one may have come twice."""
+    told: dict[str, list[str]] = {}
+    for alert, status in receiver.told:
+        seen = told.setdefault(alert, [])
+        if status not in seen:
+            seen.append(status)
+    expected: dict[str, list[str]] = {}
+    for event in events:
+        expected.setdefault(event.after.id, []).append("firing" if event.after.active else "resolved")
+    return told == expected
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+async def test_postgres_stopped_and_started_under_load(server: Postgres) -> None:
+    """Alerts leave while it is down; afterwards its tables hold every score and every alert."""
+    with webhook_receiver() as receiver:
+        async with Load(server.url, receiver) as load:
+            await until(lambda: len(receiver.told) >= 2)
+            await asyncio.to_thread(server.stop)
+            before = len(load.events)
+            await until(lambda: len(load.events) >= before + 4)
+            await until(lambda: told_in_order(receiver, load.events))
+            await until(lambda: load.history.statistics.down)
+            await asyncio.to_thread(server.start)
+            await until(lambda: not load.history.statistics.down and load.dispatcher.statistics.unrecorded == 0)
+            after = len(load.events)
+            await until(lambda: len(load.events) >= after + 4)
+            load._tasks[2].cancel()
+            await until(lambda: told_in_order(receiver, load.events))
+            await load.history.flush()
+            points = await load.history.scores.points("lobby", 0, time.time() + 1, 100_000)
+            assert len(points) == load.scored
+            assert load.history.statistics.lost == load.dispatcher.statistics.lost == 0
+            for event in load.events:
+                kept = await load.history.alerts.alert(event.after.id)
+                assert event.after.active or not kept.active
+            hours = await load.history.scores.scored_hours(0)
+            assert hours["lobby"] > 0
+            assert await load.history.scores.thin(time.time() + 120) == load.scored
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a small tmpfs: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+async def test_a_full_disk_stops_neither_alerts_nor_itself(small_disk: Path) -> None:
+    with webhook_receiver() as receiver:
+        async with Load(f"sqlite+aiosqlite:///{small_disk}/history.db", receiver) as load:
+            await until(lambda: len(receiver.told) >= 2)
+            filler = small_disk / "filler"
+            await asyncio.to_thread(_fill, filler)
+            for _ in range(2000):  # the pages that the database already has are soon full
+                load.history.score(replace(stream_score(0, 0.1, stream="other"), at=now()))
+            await until(lambda: load.history.statistics.down)
+            before = len(load.events)
+            await until(lambda: len(load.events) >= before + 4)
+            await until(lambda: told_in_order(receiver, load.events))
+            await asyncio.to_thread(filler.unlink)
+            await until(lambda: not load.history.statistics.down and load.dispatcher.statistics.unrecorded == 0)
+            load._tasks[2].cancel()
+            await until(lambda: told_in_order(receiver, load.events))
+            assert load.history.statistics.lost == 0
+            for event in load.events:
+                await load.history.alerts.alert(event.after.id)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return
