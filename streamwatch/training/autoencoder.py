@@ -6,6 +6,7 @@ trained for a minute or two on real faces do the same, and differ by their bottl
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamwatch.domain import Image
-from streamwatch.training.faces import DatasetError, FaceSet
+from streamwatch.training.faces import DatasetError, FaceSet, load_labelled_faces
 from streamwatch.training.fakes import Reconstruct
 from streamwatch.training.geometry import FaceGeometry
 
@@ -49,7 +50,6 @@ DEFAULT_SPECS = (
     AutoencoderSpec(64, 24, 3, 24, True),
     AutoencoderSpec(96, 16, 3, 16, False),
     AutoencoderSpec(128, 16, 3, 16, True),
-    AutoencoderSpec(128, 12, 4, 48, True),
 )
 
 
@@ -159,3 +159,21 @@ def reconstructor(networks: Sequence[FaceAutoencoder]) -> Reconstruct:
         return canvas
 
     return reconstruct
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Train the default auto-encoders and write them to a folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of labelled faces, or a pack")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the auto-encoders")
+    parser.add_argument("--steps", type=int, default=1500, help="batches of 16 for each")
+    parser.add_argument("--limit", type=int, default=4000, help="use only so many faces")
+    args = parser.parse_args(words)
+    faces = load_labelled_faces(args.data_dir, "train", args.limit)
+    for spec in DEFAULT_SPECS:
+        print(save_autoencoder(train_autoencoder(faces, spec, args.steps), args.output))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,112 @@
+"""Put an evaluation's figures into the manifest, and write each member's model card from the manifest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from streamwatch.errors import WeightsMissing
+from streamwatch.training.bundle import read_raw_manifest, write_set
+from streamwatch.training.report import as_text
+
+ATTRIBUTION = """\
+Trained on FairFace (K. Karkkainen, J. Joo, WACV 2021, github.com/joojs/fairface, CC BY 4.0; cropped, re-labelled,
+pseudo-fakes derived) and on US-government portraits (public domain; the Civil Services collection, MIT, 2017).
+Labels by Google BlazeFace and FaceMesh (Apache-2.0). No deepfake and no face of the evaluation clips was trained on."""
+
+LIMITS = """\
+- It finds traces of blending and of face generators in *altered* faces. Pictures or videos that were generated as a
+  whole, and altered voices, are out of its scope.
+- It learnt from fakes that this project made itself. What it is worth on deepfakes that others made is in the second
+  block of figures, from few clips: read the intervals, not the middle. Open detectors commonly lose half of their
+  lead over chance on material from the wild.
+- Under 64 px of face height nothing is promised. Strong compression hides what it looks for.
+- Scores are not evidence about a person. They say that something deserves a second look."""
+
+
+def card(member: dict[str, Any], record: dict[str, Any]) -> str:
+    """A member's model card in Markdown."""
+    figures = record.get("figures", {})
+    architecture = member["architecture"]
+    own = {
+        "image AUC on held-out pseudo-fakes": figures.get("held_out_pseudo_fakes", {})
+        .get("members", {})
+        .get(member["name"]),
+        "video AUC on the clips": figures.get("clips", {}).get("members", {}).get(member["name"]),
+        "the ensemble's without it": figures.get("clips", {}).get("without", {}).get(member["name"]),
+    }
+    own = {what: value for what, value in own.items() if value is not None}
+    trained = member.get("trained", {})
+    return f"""\
+# {member["name"]} ({record["version"]})
+
+One of the {len(record["members"])} members of the bundled ensemble, which gives the mean of their calibrated logits. A
+score is the probability that the face is fake, 0 to 1.
+
+## Network
+`{architecture["backbone"]}` (timm's layout, without its weights), features at strides 16 and 32; a mask head that says
+where a face was altered; head `{architecture["head"]}`; input {architecture["input_size"]} px RGB\
+{f", high-pass of sigma {architecture['highpass']:g} px" if architecture["highpass"] else ""}. Crop `{member["crop"]}`.
+Calibrated logit = (logit + {member["bias"]}) / {member["temperature"]}.
+
+## Training
+{trained.get("images", "?")} images after its start; commit `{trained.get("commit", "?")}`:
+
+```
+{trained.get("command") or "see docs/training.md"}
+```
+{_averaged(trained)}
+{trained.get("note", "")}
+
+## Data and terms
+{ATTRIBUTION}
+
+## Figures of this member
+{as_text(own)}
+
+## Figures of the ensemble
+Threshold {record["threshold"]}: {record.get("threshold_basis", "")}.
+
+```
+{as_text({k: v for k, v in figures.items() if isinstance(v, dict)} | {"measured": figures.get("measured", "")})}
+```
+
+## Limits
+{LIMITS}
+"""
+
+
+def _averaged(trained: dict[str, Any]) -> str:
+    share = trained.get("share_beside_the_anchor")
+    return (
+        f"\nIts weights were then averaged with those that it started from ({share:g} of its own).\n" if share else ""
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", type=Path, default=Path("weights"), help="directory with the manifest")
+    parser.add_argument("--set", default="bundled", help="name of the set")
+    parser.add_argument("--evaluation", type=Path, required=True, help="evaluation.json of `streamwatch evaluate`")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"{args.evaluation}: is no evaluation: {error}") from error
+    record = read_raw_manifest(args.weights)["sets"][args.set]
+    kept = {key: value for key, value in record.get("figures", {}).items() if key.startswith("fixed_")}
+    record = {**record, "figures": {**kept, **{k: v for k, v in evaluation.items() if k != "weights"}}}
+    write_set(args.weights, args.set, record)
+    for member in record["members"]:
+        name = Path(member["file"]).with_suffix(".md").name
+        (args.weights / name).write_text(card(member, record), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(_parser)
+    raise SystemExit(run(_parser.parse_args()))

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from streamwatch.errors import ConfigError
+from streamwatch.training.autoencoder import (
+    AutoencoderSpec,
+    load_autoencoders,
+    reconstructor,
+    save_autoencoder,
+    train_autoencoder,
+)
+from streamwatch.training.cards import card
+from streamwatch.training.faces import DatasetError, load_labelled_faces, pick_donor, save_pack
+from streamwatch.training.pack import pack
+from tests.unit.training.pictures import draw_face, draw_faces
+
+TINY = AutoencoderSpec(32, 8, 2, 8, True)
+
+
+def labelled(folder: Path) -> Path:
+    """A folder of labelled faces, as the development data has it."""
+    faces = draw_faces(4)
+    for name, image in zip(faces.names, faces.images, strict=True):
+        cv2.imwrite(str(folder / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    np.savez(
+        folder / "labels.npz",
+        name=np.array([f"{name}.png" for name in faces.names]),
+        split=np.array(["train", "train", "train", "val"]),
+        sharp=np.array([True, True, False, True]),
+        box=np.round(np.stack([g.box for g in faces.geometries]) * 16).astype(np.int16),
+        landmarks=np.round(np.stack([g.points for g in faces.geometries]) * 16).astype(np.int16),
+    )
+    return folder
+
+
+def test_labelled_faces_are_read_by_split(tmp_path: Path) -> None:
+    folder = labelled(tmp_path)
+    assert load_labelled_faces(folder, "train").names == ["face0.png", "face1.png"]
+    assert len(load_labelled_faces(folder, "train", sharp_only=False)) == 3
+    validation = load_labelled_faces(folder, "val")
+    image, geometry = draw_face(3)
+    assert (validation.images[0] == image).all()
+    assert np.abs(validation.geometries[0].points - geometry.points).max() < 0.05
+
+
+def test_faults_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"labels\.npz"):
+        load_labelled_faces(tmp_path, "train")
+    folder = labelled(tmp_path)
+    with pytest.raises(DatasetError, match="no rows of split 'test'"):
+        load_labelled_faces(folder, "test")
+    (folder / "face1.png").unlink()
+    with pytest.raises(DatasetError, match=r"face1\.png"):
+        load_labelled_faces(folder, "train")
+    (folder / "pack.npz").write_bytes(b"no pack")
+    with pytest.raises(DatasetError, match=r"pack\.npz"):
+        load_labelled_faces(folder / "pack.npz", "train")
+
+
+def test_a_pack_holds_the_same_faces(tmp_path: Path) -> None:
+    faces = draw_faces(6)
+    save_pack(pack(faces, quality=95), tmp_path / "pack.npz")
+    read = load_labelled_faces(tmp_path / "pack.npz", "train")
+    assert sorted(read.names) == sorted(faces.names)
+    for name, image, geometry in zip(read.names, read.images, read.geometries, strict=True):
+        row = list(faces.names).index(name)
+        assert np.abs(image.astype(int) - faces.images[row]).mean() < 8
+        assert np.abs(geometry.points - faces.geometries[row].points).max() < 0.05
+
+
+def test_a_pack_keeps_within_its_size(tmp_path: Path) -> None:
+    faces = draw_faces(20)
+    small = pack(faces, largest=20_000)
+    assert 0 < len(small.names) < 20
+    save_pack(small, tmp_path / "pack.npz")
+    assert (tmp_path / "pack.npz").stat().st_size < 23_000
+    with pytest.raises(ConfigError, match="largest"):
+        pack(faces, largest=10)
+
+
+def test_the_donor_looks_the_same_way() -> None:
+    faces = draw_faces(12)
+    rng = np.random.default_rng(0)
+    for index in range(len(faces)):
+        donor = pick_donor(faces, index, rng, tries=200)
+        distance = ((faces.poses - faces.poses[index]) ** 2).sum(1)
+        assert donor == np.argsort(distance)[1]
+
+
+def test_an_auto_encoder_repaints_the_face_alone(tmp_path: Path) -> None:
+    network = train_autoencoder(draw_faces(8), TINY, steps=30)
+    save_autoencoder(network, tmp_path)
+    with pytest.raises(DatasetError, match="no auto-encoder"):
+        load_autoencoders(tmp_path / "elsewhere")
+    repaint = reconstructor(load_autoencoders(tmp_path, [TINY]))
+    image, geometry = draw_face(50)
+    painted = repaint(image, geometry, np.random.default_rng(0))
+    changed = np.abs(painted.astype(int) - image).mean(2)
+    middle = tuple(np.round(geometry.outline.mean(0)).astype(int)[::-1])
+    assert painted.shape == image.shape
+    assert changed[:4, :4].max() == 0 and changed[middle[0] - 5 : middle[0] + 5, middle[1] - 5 : middle[1] + 5].max() > 0
+    assert changed.mean() < 60  # it is still a picture of that face
+
+
+def test_a_card_carries_the_terms_and_the_figures() -> None:
+    member = {
+        "name": "ViT",
+        "architecture": {"backbone": "efficientvit_b0", "head": "linear", "input_size": 224, "highpass": 2.0},
+        "crop": "c1",
+        "bias": 0.1,
+        "temperature": 1.5,
+        "trained": {"images": 12, "commit": "abc", "command": "streamwatch train", "share_beside_the_anchor": 0.4},
+    }
+    figures = {"clips": {"members": {"ViT": {"value": 0.8, "low": 0.7, "high": 0.9}}, "without": {"ViT": 0.75}}}
+    text = card(member, {"version": "1", "members": [member], "threshold": 0.6, "figures": figures})
+    assert "FairFace" in text and "CC BY 4.0" in text and "Civil Services" in text
+    assert "0.800 [0.700, 0.900]" in text and "high-pass of sigma 2 px" in text and "0.4 of their own" in text
