@@ -74,7 +74,7 @@ class Capacity:
     first such loss: as long as nothing is lost there is nothing to share out.
     """
 
-    def __init__(self, *, span: int = 4, tolerance: float = 0.1, increase: float = 0.1) -> None:
+    def __init__(self, *, span: int = 4, tolerance: float = 0.1, increase: float = 0.05) -> None:
         self.limit: float | None = None
         self._tolerance, self._increase = tolerance, increase
         self._past: deque[tuple[float, float]] = deque(maxlen=span)
@@ -91,7 +91,7 @@ class Capacity:
             self._past.clear()  # the next judgement is of the new limit
         elif self.limit is not None and asked >= self.limit * 0.9:
             # The constant part brings a machine that was choked back within seconds, not minutes.
-            self.limit += self._increase * (self.limit + 1.0)
+            self.limit += self._increase * (self.limit + 2.0)
         return self.limit
 
 
