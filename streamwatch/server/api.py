@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from streamwatch import __version__
 from streamwatch.server import problems, routes_alerts, routes_service, routes_streams, routes_whip, static
-from streamwatch.server.deps import Services
+from streamwatch.server.deps import Services, check_content_type
 from streamwatch.server.guard import Application, Guard, Receive, Send, caller_of
 from streamwatch.server.tokens import Scope
 from streamwatch.server.ws import WebSocketEndpoint, refuse
@@ -53,7 +53,7 @@ def api(services: Services, assets: dict[str, static.Asset] | None = None) -> Fa
     )
     app.state.services = services
     problems.install(app)
-    v1 = APIRouter(prefix="/api/v1")
+    v1 = APIRouter(prefix="/api/v1", dependencies=[Depends(check_content_type)])
     for router in (routes_streams.router, routes_alerts.router, routes_service.router, routes_whip.router):
         v1.include_router(router)
     app.include_router(v1)

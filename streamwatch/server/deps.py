@@ -63,6 +63,23 @@ Operator = Annotated[Principal, Depends(needs(Scope.OPERATE))]
 Admin = Annotated[Principal, Depends(needs(Scope.ADMIN))]
 Scraper = Annotated[Principal, Depends(needs(Scope.METRICS))]
 
+
+async def check_content_type(request: Request) -> None:
+    """JSON alone changes state: a form of another site cannot send it. WHIP's types are as safe."""
+    path, method = request.url.path, request.method
+    if method not in {"POST", "PATCH"}:
+        return
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if path.startswith("/api/v1/whip/"):
+        expected = {"application/sdp"} if method == "POST" else {"application/trickle-ice-sdpfrag"}
+    elif method == "PATCH":
+        expected = {"application/json", "application/merge-patch+json"}
+    else:
+        expected = {"application/json"}
+    if given not in expected and not (not given and path.endswith("/config/reload")):
+        raise HTTPException(415, f"the content type must be {' or '.join(sorted(expected))}")
+
+
 StreamId = Annotated[str, Path(pattern=SLUG.pattern, description="the stream's id", examples=["lobby"])]
 AlertId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="the alert's id")]
 Limit = Annotated[int, Query(ge=1, le=500, description="size of the page")]

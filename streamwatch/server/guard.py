@@ -1,5 +1,5 @@
-"""What every request passes before anything else: Host allow-list, Origin, content type, size of the body; and the
-security headers that every answer carries."""
+"""What every request passes before anything else: Host allow-list, Origin, size of the body; and the security headers
+that every answer carries."""
 
 from __future__ import annotations
 
@@ -64,7 +64,6 @@ class Guard:
             self._check_host(scope, caller)
             self._check_origin(scope, caller)
             if scope["type"] == "http":
-                _check_content_type(scope, caller)
                 receive = self._bounded(caller, receive)
             await self._app(scope, receive, sender)
         except Refused as refusal:
@@ -101,22 +100,6 @@ class Guard:
             return message
 
         return bounded
-
-
-def _check_content_type(scope: ASGIScope, caller: Caller) -> None:
-    """JSON alone changes state: a form of another site cannot send it. WHIP's types are as safe."""
-    path, method = scope["path"], scope["method"]
-    if method not in {"POST", "PUT", "PATCH"} or not path.startswith("/api/"):
-        return
-    given = caller.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if path.startswith("/api/v1/whip/"):
-        expected = {"application/sdp"} if method == "POST" else {"application/trickle-ice-sdpfrag"}
-    elif method == "PATCH":
-        expected = {"application/json", "application/merge-patch+json"}
-    else:
-        expected = {"application/json"}
-    if given not in expected and not (not given and path.endswith("/config/reload")):
-        raise Refused(415, f"the content type must be {' or '.join(sorted(expected))}")
 
 
 def _with_headers(send: Send) -> Send:

@@ -68,11 +68,9 @@ def response(request: Request, status: int, detail: str, **more: Any) -> JSONRes
 
 def responses(*statuses: int, also: dict[int | str, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
     """For a route's OpenAPI description: problems, and what else it may answer."""
-    model = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    model.pop("$defs", None)
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     described: dict[int | str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": model}}}
-        for status in statuses
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses
     }
     return {**(also or {}), **described}
 
@@ -87,8 +85,24 @@ def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
     return faults
 
 
+def describe(document: dict[str, Any]) -> dict[str, Any]:
+    """Adds to an OpenAPI document what `responses` refers to, and takes away the framework's own error model."""
+    schemas = document["components"]["schemas"]
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    schemas |= problem.pop("$defs") | {"Problem": problem}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                operation["responses"]["422"] = responses(422)[422]
+    return document
+
+
 def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document."""
+    """Makes every error of the application a problem document, and describes it so."""
+    made = app.openapi
+    app.openapi = lambda: app.openapi_schema or describe(made())  # type: ignore[method-assign]
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

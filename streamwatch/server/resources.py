@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from typing_extensions import TypedDict
 
 from streamwatch.config import Slug, StreamSettings
@@ -21,11 +22,20 @@ T = TypeVar("T")
 SECRET_OR_OWN = {"url", "name", "enabled"}
 
 
-def _utc(value: datetime) -> datetime:
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+_ISO = re.compile(r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 
 
-Time = Annotated[datetime, AfterValidator(_utc)]
+def _parsed(value: object) -> datetime:
+    if not isinstance(value, str) or not _ISO.match(value):
+        raise ValueError("must be an ISO 8601 date and time")
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("must be an ISO 8601 date and time") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+Time = Annotated[datetime, BeforeValidator(_parsed)]
 """ISO 8601; UTC where no offset is given."""
 
 

@@ -58,6 +58,7 @@ async def list_streams(services: The, _: Reader, limit: Limit = 50, cursor: Curs
     status_code=201,
     summary="Add a stream",
     responses=responses(
+        400,
         409,
         413,
         415,

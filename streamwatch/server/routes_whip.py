@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from streamwatch.domain import WhipGateway
-from streamwatch.errors import ConfigError, Overloaded
+from streamwatch.errors import ConfigError, NotFound
 from streamwatch.server.deps import Operator, Services, StreamId, The
 from streamwatch.server.problems import responses
 
@@ -53,7 +53,7 @@ async def close(services: The, _: Operator, stream: StreamId, session: SessionId
 
 def _gateway(services: Services) -> WhipGateway:
     if services.control.whip is None:
-        raise Overloaded("WebRTC ingest is not available")
+        raise NotFound("WebRTC ingest is not available")
     return services.control.whip
 
 

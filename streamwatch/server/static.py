@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Request, Response
 
 DASHBOARD = Path(__file__).parent / "dashboard"
 MEDIA_TYPES = {
@@ -41,23 +42,23 @@ def load(directory: Path = DASHBOARD) -> dict[str, Asset]:
 
 
 def router(assets: dict[str, Asset]) -> APIRouter:
+    """A route for each file, and / for the page."""
     routes = APIRouter(include_in_schema=False)
-
-    @routes.api_route("/", methods=["GET", "HEAD"])
-    async def index(request: Request) -> Response:
-        return _serve(assets, "index.html", request)
-
-    @routes.api_route("/{path:path}", methods=["GET", "HEAD"])
-    async def asset(path: str, request: Request) -> Response:
-        return _serve(assets, path, request)
-
+    for path, asset in assets.items():
+        routes.add_api_route(f"/{path}", _endpoint(asset), methods=["GET", "HEAD"])
+    if "index.html" in assets:
+        routes.add_api_route("/", _endpoint(assets["index.html"]), methods=["GET", "HEAD"])
     return routes
 
 
-def _serve(assets: dict[str, Asset], path: str, request: Request) -> Response:
-    asset = assets.get(path)
-    if asset is None:
-        raise HTTPException(404, "there is nothing here")
+def _endpoint(asset: Asset) -> Callable[[Request], Coroutine[None, None, Response]]:
+    async def serve(request: Request) -> Response:
+        return _serve(asset, request)
+
+    return serve
+
+
+def _serve(asset: Asset, request: Request) -> Response:
     # no-cache: keep it, but ask each time; file names carry no version, and an old page with a new service must not be
     headers = {"ETag": asset.etag, "Cache-Control": "no-cache"}
     given = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}

@@ -103,7 +103,7 @@ async def test_lists_are_paged(api: Api) -> None:
         ("GET", "/api/v1/streams/lobby/scores?since=2030-01-01T00:00:00Z&until=2020-01-01T00:00:00Z", {}, 422),
         ("GET", "/api/v1/alerts/unknown", {}, 404),
         ("GET", "/api/v1/alerts?kind=nonsense", {}, 422),
-        ("POST", "/api/v1/whip/lobby", {"content": b"v=0", "headers": {"content-type": "application/sdp"}}, 503),
+        ("POST", "/api/v1/whip/lobby", {"content": b"v=0", "headers": {"content-type": "application/sdp"}}, 404),
     ],
 )
 async def test_every_error_is_a_problem(api: Api, method: str, path: str, arguments: Any, status: int) -> None:
