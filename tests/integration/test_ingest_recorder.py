@@ -71,7 +71,7 @@ async def test_what_arrived_is_cut_without_encoding(codec: str, suffix: str, tmp
     assert (info.kind, info.path) == (ClipKind.REMUXED, tmp_path / f"clip{suffix}")
     assert info.start <= now - 1.0
     count, seconds = decoded(info.path)
-    # The pictures that lead an open group's key picture refer to the group before: a decoder that begins here skips them.
+    # What leads an open group's key picture refers to the group before: a decoder that begins here skips it.
     assert info.packets - 4 <= count <= info.packets
     assert seconds == pytest.approx(info.end - info.start, abs=0.3)
     assert [path.name for path in tmp_path.iterdir()] == [info.path.name], "no half-written file is left"
