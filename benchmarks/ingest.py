@@ -125,7 +125,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def sampled(*sinks: Counter, count: float = 1) -> None:
+async def pictures(*sinks: Counter, count: float = 1) -> None:
     await until(lambda: all(sink.sampled >= count for sink in sinks))
 
 
@@ -139,7 +139,7 @@ async def ours(url: str, count: int, fps: float, seconds: float) -> Cost:
     context, sinks = SourceContext(), [Counter() for _ in range(count)]
     supervisors = [supervised(url, sink, fps, context) for sink in sinks]
     tasks = [asyncio.create_task(supervisor.run()) for supervisor in supervisors]
-    await sampled(*sinks, count=SETTLED * fps)
+    await pictures(*sinks, count=SETTLED * fps)
     before, started = cpu(), time.monotonic()
     counted = sum(sink.decoded_count for sink in sinks), sum(sink.sampled for sink in sinks)
     await asyncio.sleep(seconds)
@@ -200,8 +200,8 @@ async def costs(clip: Path, name: str, seconds: float) -> None:
             bare, mine = (min((pair[i] for pair in pairs), key=lambda cost: cost.each) for i in (0, 1))
             share = mine.cpu / mine.elapsed / count
             print(
-                f"{name} at {fps:g}/s, {count} streams: {100 * share:.1f} % of a core each, {1000 * mine.each:.2f} ms a "
-                f"decoded, {1000 * mine.cpu / max(1, mine.sampled):.1f} ms a sampled picture "
+                f"{name} at {fps:g}/s, {count} streams: {100 * share:.1f} % of a core each, {1000 * mine.each:.2f} ms "
+                f"a decoded, {1000 * mine.cpu / max(1, mine.sampled):.1f} ms a sampled picture "
                 f"({mine.decoded}/{mine.sampled}); floor {1000 * bare.each:.2f} ms a decoded picture "
                 f"({bare.decoded}/{bare.sampled}): {mine.each / bare.each:.2f}x; two cores hold {int(2 / share)}"
             )
@@ -226,7 +226,7 @@ async def first_picture(clip: Path, rounds: int = 12) -> None:
             sink, asked = Counter(), time.monotonic()
             supervisor = supervised(url, sink, 25, context)
             task = asyncio.create_task(supervisor.run())
-            await sampled(sink)
+            await pictures(sink)
             supervisor.stop()
             await task
             following = [key for key in keys if key > asked]
@@ -268,7 +268,7 @@ async def memory(clip: Path, name: str) -> None:
             context, sinks = SourceContext(), [Counter() for _ in range(count)]
             supervisors = [supervised(url, sink, 2, context) for sink in sinks]
             tasks = [asyncio.create_task(supervisor.run()) for supervisor in supervisors]
-            await sampled(*sinks, count=6)
+            await pictures(*sinks, count=6)
             readings.append(process.memory_info().rss)
             for supervisor in supervisors:
                 supervisor.stop()
