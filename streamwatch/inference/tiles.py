@@ -38,7 +38,7 @@ class Tiling:
     max_tiles: int = 24
 
 
-TILINGS = {"default": Tiling(side=480), "fine": Tiling(side=320, max_tiles=64)}
+TILINGS = {"default": Tiling(side=480, max_tiles=12), "fine": Tiling(side=320, max_tiles=40)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
