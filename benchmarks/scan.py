@@ -98,6 +98,8 @@ def compare(args: argparse.Namespace, folder: Path) -> int:
 def seed_way(clips: Sequence[Path], frames: int, weights: WeightSet, device: str) -> tuple[list[float], Took]:
     """Scores of the clips, and the seconds they took once the networks were loaded."""
     ensemble = load_ensemble(weights, device)
+    for member in ensemble.members:
+        member.network.to(memory_format=torch.contiguous_format)  # as torch loads them
     finder = FaceFinder(detector_source(DetectorSettings()).load(), device)
     ensemble.score(torch.zeros((1, 224, 224, 3), dtype=torch.uint8))  # warm, as ours is
     begun = now()

@@ -89,7 +89,7 @@ class _ViT(_Classifier):
 
 
 class _SiameseTuned(nn.Module):
-    """Triplet-tuned features, a frozen BatchNorm and a linear head; `feat_ext`'s own head is in the file, but unused."""
+    """Triplet-tuned features, a frozen BatchNorm and a linear head; `feat_ext`'s own head is in the file, unused."""
 
     def __init__(self, feat_ext: _Classifier) -> None:
         super().__init__()
