@@ -148,7 +148,7 @@ DESCRIPTION: Mapping[str, Any] = {
     "version": "0.1.0",
     "started_at": "2026-11-22T19:00:00.000Z",
     "devices": [{"device": "cpu", "name": "CPU (AVX2)", "dtype": dict.fromkeys(MEMBERS, "float32"), "alive": True}],
-    "batches": {name: {**LANE, "expired": 12, "refused": 0, "failed": 0} for name in ("find", "score")},
+    "batches": {name: {**LANE, "expired": 12, "refused": 0, "failed": 0} for name in ("detect", "score")},
     "latency": {
         "count": 12_000,
         "p50": 0.2,

@@ -36,13 +36,20 @@ async def order(page: Page) -> list[str]:
 
 async def test_the_first_view_shows_every_stream_live(tab: Open, tmp_path: Path) -> None:
     async with Service(cast(12), tmp_path) as service:
-        began = time.perf_counter()
-        page = await tab(service.url)
-        await until(page, "() => document.querySelectorAll('.tile[data-live=true]').length === 12")
-        took = time.perf_counter() - began
-        print(f"first view of 12 streams: {took:.2f} s")
-        assert took < 8  # a sanity bound for a busy machine; the figure itself is in the benchmark
+        page = await tab(service.url, before=FIRST_VIEW)
+        await until(page, "() => window.firstView")
+        took = await page.evaluate("() => window.firstView")
+        print(f"first view of 12 streams: {took:.0f} ms after the navigation began")
+        assert took < 5000  # one second is the aim; a busy machine may take longer
         assert await page.locator(".tile .value").first.text_content() not in ("", "–")
+
+
+# Notes the time, since the navigation began, at which twelve streams were first shown live.
+FIRST_VIEW = """new MutationObserver((_, observer) => {
+  if (document.querySelectorAll(".tile[data-live=true]").length < 12) return;
+  window.firstView = performance.now();
+  observer.disconnect();
+}).observe(document, { subtree: true, childList: true, attributes: true });"""
 
 
 async def test_a_score_reaches_the_page_with_box_and_words(tab: Open, tmp_path: Path) -> None:
@@ -233,15 +240,14 @@ async def test_search_filter_and_density(tab: Open, tmp_path: Path) -> None:
 
 async def test_light_and_dark(tab: Open, tmp_path: Path, shots: Path) -> None:
     ground = "getComputedStyle(document.documentElement).backgroundColor"
-    roles = cast(12)
+    roles = cast(4)
     roles[3].base = 0.88
     async with Service(roles, tmp_path) as service:
         seen = {}
         for scheme in ("light", "dark"):
             page = await tab(service.url, color_scheme=scheme)
-            await expect(page.locator('.tile[data-live="true"]')).to_have_count(12)
+            await expect(page.locator('.tile[data-live="true"]')).to_have_count(4)
             seen[scheme] = await page.evaluate(ground)
-            await page.wait_for_timeout(800)
             await page.screenshot(path=shots / f"wall-{scheme}.png")
         assert seen["light"] != seen["dark"]
         toggle = page.get_by_role("button", name="Theme: auto")

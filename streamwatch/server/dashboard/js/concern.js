@@ -64,7 +64,7 @@ function lastWords(lead, last, age) {
 export function verdictWords(last) {
   if (last.verdict === "unknown") return unknownWords(last.reason);
   const limit = scoreText(last.threshold);
-  const faces = last.faces?.length ?? 0;
+  const faces = last.faces.filter((face) => face.score !== null).length;
   const many = faces > 1 ? `, worst of ${faces} faces` : "";
   if (last.verdict === "fake") return last.score >= last.threshold ? `Above the threshold of ${limit}${many}` : `Falling, still close to ${limit}${many}`;
   if (last.verdict === "suspect") return last.score >= last.threshold ? `Above ${limit}, not yet confirmed${many}` : `Close to the threshold of ${limit}${many}`;

@@ -139,8 +139,11 @@ export function frame(canvas, picture, { dim = false, labels = true, heat = true
   }
   for (const face of picture.faces) {
     const box = place(face.box);
+    // A face that cannot be judged is shown, so that nobody takes it for overlooked, but it does not draw the eye.
+    ctx.globalAlpha = face.score === null ? 0.55 : 1;
     brackets(ctx, box, ON_PICTURE[face.verdict]);
-    if (labels) label(ctx, box, face, ON_PICTURE[face.verdict], width);
+    ctx.globalAlpha = 1;
+    if (labels && face.score !== null) label(ctx, box, face, ON_PICTURE[face.verdict], width);
   }
 }
 
@@ -164,7 +167,7 @@ function brackets(ctx, { x, y, w, h }, colour) {
 }
 
 function label(ctx, box, face, colour, width) {
-  const text = face.score === null ? "?" : score(face.score);
+  const text = score(face.score);
   ctx.font = `600 12px ${getComputedStyle(document.body).fontFamily}`;
   const w = ctx.measureText(text).width + 10;
   const x = Math.max(0, Math.min(box.x - 2, width - w));

@@ -16,7 +16,7 @@ export function evidence(alert) {
 async function fill(box, alert, attempt) {
   try {
     const bundle = await api.evidence(alert);
-    box.replaceChildren(player(bundle), files(bundle));
+    box.replaceChildren(player(bundle), pictures(bundle), files(bundle));
   } catch (error) {
     const final = error.status !== 404 || attempt >= ATTEMPTS;
     box.replaceChildren(h("p", { class: "muted" }, error.status === 404 ? (final ? "No evidence was kept for this alert." : "No evidence yet.") : error.message));
@@ -26,10 +26,19 @@ async function fill(box, alert, attempt) {
 
 function player(bundle) {
   const clip = bundle.files.find((file) => file.media_type.startsWith("video/"));
-  const still = bundle.files.find((file) => file.media_type.startsWith("image/"));
-  if (clip) return h("video", { src: clip.href, controls: true, preload: "metadata", playsinline: true, "aria-label": "Evidence clip", poster: still?.href });
-  if (still) return h("img", { src: still.href, alt: "The frame of the alert" });
-  return h("p", { class: "muted" }, "The bundle holds no picture.");
+  if (!clip) return h("p", { class: "muted" }, "The bundle holds no clip.");
+  return h("video", { src: clip.href, controls: true, preload: "metadata", playsinline: true, "aria-label": "Evidence clip" });
+}
+
+const CAPTIONS = { worst: "Worst face", worst_heat: "… and where", typical: "Typical face", typical_heat: "… and where" };
+
+/** What the members saw: the faces that decided, and where they look manipulated. */
+function pictures(bundle) {
+  const stem = (file) => file.name.replace(/\.\w+$/, "");
+  const known = Object.keys(CAPTIONS);
+  const stills = bundle.files.filter((file) => file.media_type.startsWith("image/"));
+  stills.sort((a, b) => known.indexOf(stem(a)) - known.indexOf(stem(b)));
+  return h("div", { class: "stills" }, stills.map((file) => h("figure", {}, h("img", { src: file.href, alt: "", loading: "lazy" }), h("figcaption", {}, CAPTIONS[stem(file)] ?? file.name))));
 }
 
 function files(bundle) {

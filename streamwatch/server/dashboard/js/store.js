@@ -75,7 +75,7 @@ export class Store {
   #entry(id) {
     let stream = this.streams.get(id);
     if (!stream) {
-      stream = { id, name: id, state: "connecting", reason: null, detail: "", retryAt: null, degraded: false, info: null, last: null, past: null, lastAt: 0, recent: [], patience: 0, series: new Series(), events: [], backfilled: false, picture: null, heat: null };
+      stream = { id, name: id, state: "connecting", reason: null, detail: "", retryAt: null, degraded: false, info: null, last: null, past: null, lastAt: 0, recent: [], patience: 0, series: new Series(), events: [], backfilled: false, picture: null, heat: null, shownHeat: null };
       this.streams.set(id, stream);
       this.tell("streams", id);
     }
@@ -125,23 +125,34 @@ export class Store {
     if (!stream) return;
     stream.picture?.bitmap.close();
     stream.heat?.bitmap.close();
+    stream.shownHeat?.bitmap.close();
     this.streams.delete(id);
     this.tell("streams", id);
   }
 
-  /** A picture of pictures.js; the store closes it when the next one comes. */
+  /** A picture of pictures.js; the store closes it when it is no longer needed. A frame's heat map may come before the frame. */
   show(header, bitmap) {
     const stream = this.streams.get(header.stream);
     if (!stream) return bitmap.close();
-    const slot = header.type === "heat" ? "heat" : "picture";
-    stream[slot]?.bitmap.close();
-    stream[slot] = { bitmap, capturedAt: header.captured_at, frame: header.frame, box: header.box };
-    this.tell("picture", stream.id);
+    const given = { bitmap, capturedAt: header.captured_at, frame: header.frame, box: header.box };
+    if (header.type === "heat") {
+      stream.heat?.bitmap.close();
+      stream.heat = given;
+    } else {
+      stream.picture?.bitmap.close();
+      stream.picture = given;
+    }
+    if (stream.heat && stream.heat.capturedAt === stream.picture?.capturedAt) {
+      stream.shownHeat?.bitmap.close();
+      stream.shownHeat = stream.heat;
+      stream.heat = null;
+    }
+    if (header.type !== "heat" || stream.shownHeat?.bitmap === bitmap) this.tell("picture", stream.id);
   }
 
   /** The newest picture with what was found in that very frame: boxes of another moment would point beside the face. */
   scene(stream) {
-    const { picture, heat } = stream;
+    const { picture, shownHeat } = stream;
     if (!picture) return null;
     const found = stream.recent.find((message) => message.captured_at === picture.capturedAt);
     return {
@@ -149,7 +160,7 @@ export class Store {
       frame: picture.frame,
       faces: found?.faces ?? [],
       past: stream.lastAt - Date.parse(picture.capturedAt) > LAGS,
-      heat: heat?.capturedAt === picture.capturedAt ? heat : null,
+      heat: shownHeat?.capturedAt === picture.capturedAt ? shownHeat : null,
     };
   }
 }

@@ -65,7 +65,7 @@ function device({ device: id, name, dtype, alive }) {
   return h("div", { class: "device" }, h("strong", {}, name), facts([["Device", id], ["Number format", types], ["State", alive === false ? "failed" : "working"]]));
 }
 
-const LANES = { find: "Face detection", score: "Ensemble" };
+const LANES = { detect: "Face detection", score: "Ensemble" };
 
 /** Work of one kind on its way to the devices: faces of many streams share a batch. */
 function lane([name, counts]) {

@@ -11,6 +11,9 @@ import { recall, remember } from "./settings.js";
 const BUDGET = 7;
 const TICK = 500;
 const COMPACT_FROM = 25;
+/** Tiles wider than this, in CSS pixels, get the larger pictures, unless there are many. */
+const LARGE_FROM = 400;
+const MANY = 6;
 const CHIPS = { fake: "Fake", suspect: "Suspect", alert: "Alert", down: "Down", unknown: "Unknown", real: "Real", paused: "Paused" };
 
 export function openWall(context) {
@@ -190,8 +193,9 @@ class Wall {
   }
 
   #showPictures() {
-    const ids = [...this.#tiles.values()].filter((tile) => tile.visible).map((tile) => tile.stream.id);
-    this.context.pictures.show(document.hidden ? [] : ids);
+    const shown = [...this.#tiles.values()].filter((tile) => tile.visible);
+    const large = shown.length > 0 && shown.length <= MANY && shown[0].picture.clientWidth > LARGE_FROM;
+    this.context.pictures.show(document.hidden ? [] : shown.map((tile) => tile.stream.id), large ? "large" : "small");
   }
 
   /** The sparkline's past, once for each stream that comes into view, few at a time. */
