@@ -40,7 +40,11 @@ class AvSource:
         self._limits = limits
         self._decoder = decoder
         self._sampler = Sampler(fps)
-        self.clock = CaptureClock()
+        self._clock = CaptureClock()
+
+    @property
+    def skew(self) -> float | None:
+        return self._clock.skew
 
     def set_rate(self, fps: float) -> None:
         self._sampler.fps = fps
@@ -59,7 +63,7 @@ class AvSource:
                 if stop.is_set():
                     return  # cancelled while the open hung: the sink is no longer ours
                 run = DecodeRun(chosen, container, sink, stop, self._limits)
-                run.prepare(self._sampler, self.clock, self._decoder, base)
+                run.prepare(self._sampler, self._clock, self._decoder, base)
                 run.read()
             if not chosen.loop or run.duration == 0.0:
                 return

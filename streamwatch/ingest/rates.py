@@ -69,8 +69,8 @@ def _level(demands: Mapping[str, float], budget: float) -> dict[str, float]:
 class Capacity:
     """How many frames a second the machine can analyse: what it managed under overload, then more by little steps.
 
-    `update` about once a second with the frames that were analysed, and those that were lost for want of capacity. Judged
-    over `span` updates, so that one burst (a camera's opening, a cold cache) sheds nothing. `limit` is None until the
+    `update` about once a second with the frames that were analysed, and those lost for want of capacity. Judged over
+    `span` updates, so that one burst (a camera's opening, a cold cache) sheds nothing. `limit` is None until the
     first such loss: as long as nothing is lost there is nothing to share out.
     """
 

@@ -25,6 +25,10 @@ class RatedSource(Protocol):
     def waits(self) -> bool:
         """It waits for its peer, for as long as that takes: no limit holds before its first picture."""
 
+    @property
+    def skew(self) -> float | None:
+        """The camera's wall clock minus ours, in seconds; None where it does not tell the time."""
+
     async def run(self, sink: Sink) -> None: ...
     def set_rate(self, fps: float) -> None: ...
 
@@ -44,6 +48,10 @@ class _Guarded:
         self._inner, self._url, self._allowed, self._reaper = inner, url, allowed, reaper
         self.waits = inner.waits
         self.set_rate = inner.set_rate
+
+    @property
+    def skew(self) -> float | None:
+        return self._inner.skew
 
     async def run(self, sink: Sink) -> None:
         await check_url(self._url, self._allowed, self._reaper)

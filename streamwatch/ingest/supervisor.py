@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 _MARGIN = 2.0
 # A source that waits for its peer burdens nobody: it goes back to waiting soon.
 _BACK_TO_WAITING = 0.5
+# How often the camera's clock is compared with ours.
+_LOOK = 5.0
 _IDLE = frozenset({StreamState.PAUSED, StreamState.ENDED, StreamState.FAILED})
 
 
@@ -149,7 +151,9 @@ class Supervisor:
                 left, quiet = self._time_left(watched), time.monotonic() - watched.moved_at
                 if left is not None and left <= 0:
                     return self._silent(watched, quiet)
-                await asyncio.wait({task, command}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                self._report_skew()
+                timeout = _LOOK if left is None else min(left, _LOOK)
+                await asyncio.wait({task, command}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if task.done():
                     return task.exception() if not task.cancelled() else SourceUnavailable(
                         f"{self._stream}: the source was cancelled", FailureReason.CONNECTION_FAILED
@@ -161,6 +165,11 @@ class Supervisor:
                     command = asyncio.create_task(self._commands.wait())
         finally:
             await _cancelled(command)
+
+    def _report_skew(self) -> None:
+        skew = self._source.skew if self._source is not None else None
+        if skew is not None:
+            self._observer.clock_skew(self._stream, skew)
 
     def _time_left(self, watched: _Watched) -> float | None:
         """Seconds until the watchdog bites; None where it may not."""

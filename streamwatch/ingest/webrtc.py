@@ -172,6 +172,7 @@ class WhipSource:
     """Waits for a publisher of its stream, then reads it until it is gone or stalls (StreamEnded)."""
 
     waits = True
+    skew = None
 
     def __init__(self, stream: str, gateway: WebRtcGateway, fps: float, limits: Limits) -> None:
         self._stream = stream

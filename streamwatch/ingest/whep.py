@@ -30,6 +30,7 @@ class WhepSource:
     """One session with a WHEP server. A user alone in the URL is sent as a Bearer token, with a password as Basic."""
 
     waits = False
+    skew = None
 
     def __init__(self, url: str, fps: float, limits: Limits) -> None:
         parts = urlsplit(url.removeprefix("whep+"))

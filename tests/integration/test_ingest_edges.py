@@ -1,0 +1,58 @@
+"""TLS, hardware decoders that are not there, and the list of what may be reached."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from pathlib import Path
+
+import pytest
+
+from streamwatch.camera import Camera
+from streamwatch.config import StreamSettings
+from streamwatch.domain import FailureReason, StreamState
+from streamwatch.errors import UrlNotAllowed
+from streamwatch.ingest.allow import AllowList
+from streamwatch.ingest.source import SourceContext, make_source
+from tests.fakes.certificates import self_signed
+from tests.fakes.ingest import Collector, Watch, ingest_settings
+from tests.fakes.patterns import clip
+
+
+async def test_rtsps(tmp_path: Path) -> None:
+    """Cameras sign their certificates themselves: the connection is encrypted, the certificate is not checked."""
+    certificate, key = self_signed(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with Camera([clip(gop=12)], tls=tls) as camera:
+        assert camera.url.startswith("rtsps://")
+        async with Watch(camera.url) as watch:
+            await watch.live()
+
+
+async def test_tls_where_there_is_none_is_named() -> None:
+    async with Camera([clip(gop=12)]) as camera, Watch(camera.url.replace("rtsp:", "rtsps:")) as watch:
+        await watch.failed(FailureReason.TLS)
+
+
+@pytest.mark.parametrize("decoder", ["cuda", "vaapi", "videotoolbox"])
+async def test_a_decoder_that_is_not_there_is_replaced_with_one_line(
+    decoder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with Watch(f"file:{clip(seconds=1.0)}", realtime=False, decoder=decoder) as watch:
+        await watch.state_is(StreamState.ENDED)
+        assert watch.sink.offered >= 4
+        used = watch.sink.infos[0].decoder
+    lines = [record.getMessage() for record in caplog.records if decoder in record.getMessage()]
+    assert (used, len(lines)) in [("cpu", 1), (decoder, 0)]
+
+
+async def test_what_the_api_added_is_held_to_the_list_at_each_connection() -> None:
+    context, settings = SourceContext(), ingest_settings()
+    async with Camera([clip(gop=12)]) as camera:
+        stream = StreamSettings.model_validate({"url": camera.url})
+        elsewhere = AllowList(frozenset({"rtsp"}), ("10.0.0.0/8",))
+        with pytest.raises(UrlNotAllowed, match=r"127\.0\.0\.1"):
+            await make_source("cam", stream, settings, context, elsewhere).run(Collector())
+        assert camera.connections == 0
