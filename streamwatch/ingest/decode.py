@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import threading
 import time
@@ -103,7 +104,9 @@ class DecodeRun:
                     what = f"nothing arrived for {max(quiet, self._limits.read_timeout):.0f} s"
                     raise StreamEnded(f"{self._plan.display}: {what}", FailureReason.STALLED) from error
             except av.error.FFmpegError as error:
-                reason, sentence = classify(error, self._plan.display.partition(":")[0])
+                reason, sentence = classify(error)
+                if error.errno == errno.EIO:
+                    sentence = "the connection was lost"
                 raise StreamEnded(f"{self._plan.display}: {sentence}", reason) from error
 
     def _packet(self, packet: Packet[VideoStream]) -> None:

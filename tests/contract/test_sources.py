@@ -18,6 +18,7 @@ from streamwatch.errors import SourceError, StreamEnded
 from streamwatch.ingest.source import SourceContext
 from tests.fakes.ingest import Collector, ingest_settings, source_for, source_threads, until
 from tests.fakes.patterns import clip, playlist
+from tests.fakes.rtmp import RtmpServer
 from tests.fakes.web import WebServer
 
 Opened = AbstractAsyncContextManager[str]
@@ -33,6 +34,12 @@ async def _camera(codec: str = "libx264", credentials: Credentials | None = None
 async def _web(path: str) -> AsyncIterator[str]:
     async with WebServer(playlist().parent) as server:
         yield server.url + path
+
+
+@asynccontextmanager
+async def _rtmp() -> AsyncIterator[str]:
+    async with RtmpServer(clip(gop=12, seconds=6.0)) as server:
+        yield server.url
 
 
 @asynccontextmanager
@@ -58,6 +65,7 @@ KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
     "lavfi": (lambda: _plain("lavfi:testsrc2=size=320x240:rate=25"), {}, False),
     "http-file": (lambda: _web("/index.m3u8"), {}, True),
     "hls-live": (lambda: _web("/live.m3u8"), {}, False),
+    "rtmp": (_rtmp, {}, False),
     "mjpeg": (lambda: _web("/mjpeg"), {}, False),
 }
 
