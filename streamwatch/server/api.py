@@ -22,7 +22,12 @@ DESCRIPTION = (
 def create_app(services: Services, assets: dict[str, static.Asset] | None = None) -> Application:
     """The ASGI application, guard included. `assets` None: the dashboard that comes with the package."""
     app = api(services, assets)
-    socket = WebSocketEndpoint(services.hub)
+
+    async def allowed(scope: Any) -> int:
+        principal = await services.access.principal(caller_of(scope))
+        return 401 if principal is None else 0 if Scope.READ in principal.scopes else 403
+
+    socket = WebSocketEndpoint(services.hub, allowed)
 
     async def dispatch(scope: Any, receive: Receive, send: Send) -> None:
         """Websockets go past the framework: see ws.py."""
@@ -31,11 +36,7 @@ def create_app(services: Services, assets: dict[str, static.Asset] | None = None
         elif scope["path"] != "/api/v1/ws":
             await refuse(send, 404, "there is no websocket here")
         else:
-            principal = await services.access.principal(caller_of(scope))
-            if principal is None or Scope.READ not in principal.scopes:
-                await refuse(send, 401 if principal is None else 403, "a token with scope read is needed")
-            else:
-                await socket(scope, receive, send)
+            await socket(scope, receive, send)
 
     return Guard(dispatch, services.settings)
 

@@ -9,34 +9,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Protocol
 
 from streamwatch.config import ServerSettings
 from streamwatch.server.limits import RateLimit
-from streamwatch.server.tokens import Scope, TokenStore, granted
+from streamwatch.server.oidc import verifier_of
+from streamwatch.server.tokens import Principal, Scope, TokenStore, granted
 
 COOKIE = "streamwatch_session"
 FORWARDING = frozenset(
     {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-real-ip"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks. `name` is the token's; "" for anonymous access on loopback."""
-
-    name: str
-    scopes: frozenset[Scope]
-
-    @property
-    def anonymous(self) -> bool:
-        return not self.name
-
-
-class Verifier(Protocol):
-    """Checks tokens that others issued (OIDC)."""
-
-    async def verify(self, token: str) -> Principal | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +62,12 @@ def host_of(header: str) -> str:
 class Access:
     """`principal` says who a caller is; None: nobody that we know."""
 
-    def __init__(self, settings: ServerSettings, verifier: Verifier | None = None) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
+        """Raises ConfigError where OIDC is configured by half."""
         self.settings = settings
         self.tokens = TokenStore(settings.auth.tokens)
         self.logins = RateLimit(10, 60.0)
-        self._verifier = verifier
+        self._verifier = verifier_of(settings.auth)
         # Sessions die with the process: the key is new at each start, and nothing needs to be stored or cleaned up.
         self._key = secrets.token_bytes(32)
 

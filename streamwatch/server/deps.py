@@ -14,11 +14,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from streamwatch.config import SLUG, ServerSettings
 from streamwatch.errors import ConfigError
-from streamwatch.server.auth import Access, Principal
+from streamwatch.server.auth import Access
 from streamwatch.server.guard import caller_of
 from streamwatch.server.hub import Hub
 from streamwatch.server.ports import Control
-from streamwatch.server.tokens import Scope
+from streamwatch.server.tokens import Principal, Scope
 
 
 @dataclass(frozen=True, slots=True)

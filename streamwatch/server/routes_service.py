@@ -11,11 +11,12 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from streamwatch import config as configuration
 from streamwatch.server import schema
-from streamwatch.server.auth import COOKIE, Principal
+from streamwatch.server.auth import COOKIE
 from streamwatch.server.deps import Admin, Reader, Scraper, The
 from streamwatch.server.guard import caller_of
 from streamwatch.server.problems import responses
 from streamwatch.server.resources import LoginBody, Readiness, ReloadRecord, SessionRecord, etag, reload_record
+from streamwatch.server.tokens import Principal
 
 root = APIRouter(tags=["health"])
 router = APIRouter(tags=["service"])

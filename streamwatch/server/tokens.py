@@ -40,6 +40,18 @@ def granted(scopes: tuple[Scope, ...]) -> frozenset[Scope]:
 
 
 @dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `name` is the token's; "" for anonymous access on loopback."""
+
+    name: str
+    scopes: frozenset[Scope]
+
+    @property
+    def anonymous(self) -> bool:
+        return not self.name
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRecord:
     """`sha256` of the token, hexadecimal. Times are Unix seconds; `expires_at` None: never."""
 

@@ -33,13 +33,20 @@ class BadMessage(Exception):
 
 
 class WebSocketEndpoint:
-    """Who may connect has been decided before: by the guard (Host, Origin) and by `access` (scope read)."""
+    """Who may connect has been decided before: by the guard (Host, Origin) and by `allowed` (scope read), which is
+    asked again with each heartbeat, so that a revoked token's connections end."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, allowed: Callable[[Scope], Awaitable[int]]) -> None:
         self._hub = hub
+        self._allowed = allowed
+        """0, or the HTTP status to refuse with."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
+        status = await self._allowed(scope)
+        if status:
+            await refuse(send, status, "a token with scope read is needed")
+            return
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         try:
             client = self._hub.connect(Subscription(_streams_of(query)))
@@ -48,11 +55,19 @@ class WebSocketEndpoint:
             return
         try:
             await send({"type": "websocket.accept"})
-            await self._serve(client, receive, send, resume=query.get("resume") == ["1"])
-        except OSError:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch(client, scope))
+                await self._serve(client, receive, send, resume=query.get("resume") == ["1"])
+                watch.cancel()
+        except* OSError:
             pass  # the peer went away while we were sending
         finally:
             self._hub.disconnect(client)
+
+    async def _watch(self, client: ClientSession, scope: Scope) -> None:
+        while not await self._allowed(scope):  # noqa: ASYNC110 - tokens change in a file; no event tells
+            await asyncio.sleep(self._hub.options.heartbeat)
+        client.end(POLICY, "access was withdrawn")
 
     async def _serve(self, client: ClientSession, receive: Receive, send: Send, *, resume: bool) -> None:
         inbox = _Inbox(receive)

@@ -7,6 +7,7 @@ import gc
 import json
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -257,6 +258,46 @@ async def test_follow_says_when_trying_again_cannot_help(tmp_path: Path) -> None
         await anext(follow(url, reconnect=False))
     with pytest.raises(ConfigError):
         await anext(follow("ftp://h/"))
+
+
+async def test_a_connection_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
+    auth = {"tokens": tmp_path / "tokens.json", "anonymous_loopback": False}
+    async with running(tmp_path, HubOptions(heartbeat=0.2), auth=auth) as (services, url):
+        token = services.access.tokens.create("anna", (Scope.READ,))
+        async with connect(url, additional_headers={"Authorization": f"Bearer {token}"}) as client:
+            kinds = [(await receive(client))["type"] for _ in range(3)]
+            assert kinds == ["snapshot", "heartbeat", "heartbeat"]
+            services.access.tokens.revoke("anna")
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                while True:
+                    await receive(client)
+            assert closed.value.rcvd is not None
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "access was withdrawn")
+
+
+async def test_tail_prints_lines_for_people_and_json_for_programs(tmp_path: Path) -> None:
+    async with running(tmp_path) as (services, url):
+        live(services.hub, "lobby", "door")
+        for more in ((), ("--json",)):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "streamwatch", "tail", url, "lobby", "--once", *more),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            async with asyncio.timeout(60):
+                first = (await process.stdout.readline()).decode()
+                services.hub.score(stream_score("lobby", 1), None)
+                second = (await process.stdout.readline()).decode()
+            process.terminate()
+            await process.wait()
+            await process.communicate()
+            if more:
+                assert json.loads(first)["type"] == "snapshot"
+                assert json.loads(second)["score"] == 0.81
+            else:
+                assert first.split()[1:] == ["lobby", "live"]
+                assert second.split()[1:5] == ["lobby", "0.81", "#" * 16, "fake"]
 
 
 async def test_tls(tmp_path: Path) -> None:
