@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamwatch import __version__
+from streamwatch.cli import COMMANDS, find_command, main
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "streamwatch.yaml"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"streamwatch {__version__}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    assert f"usage: streamwatch {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["serve", "-c", "x"], ("serve", ["-c", "x"])),
+        (["weights", "list", "--json"], ("weights list", ["--json"])),
+        (["weights"], None),
+        (["nonsense"], None),
+    ],
+)
+def test_find_command(arguments: list[str], found: tuple[str, list[str]] | None) -> None:
+    assert find_command(arguments) == found
+
+
+def test_unknown_commands_exit_2_and_say_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nonsense"]) == 2
+    assert "there is no command 'nonsense'" in capsys.readouterr().err
+    assert main(["weights"]) == 2
+    assert "list, pull, import, verify" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "check", str(EXAMPLE)]) == 0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("server: {prot: 1}\nnope: 2\n")
+    assert main(["config", "check", str(bad)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"streamwatch: {bad}: server.prot: unknown key", f"streamwatch: {bad}: nope: unknown key"]
+
+
+def test_config_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    assert main(["config", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "StreamWatch configuration"
+
+
+def test_serve_with_a_half_configured_file_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    half = tmp_path / "half.yaml"
+    half.write_text("streams: {lobby: {name: Lobby}}\n")
+    assert main(["serve", "-c", str(half)]) == 2
+    assert "streams.lobby.url: is required" in capsys.readouterr().err
+
+
+def test_weights_that_are_missing_exit_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMWATCH_WEIGHTS_DIR", str(tmp_path))
+    assert main(["watch", "rtsp://127.0.0.1:9/x", "--port", "0", "--duration", "1"]) == 4
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys; from streamwatch.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
