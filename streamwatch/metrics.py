@@ -116,7 +116,10 @@ class Metrics:
         if score.score is None:
             self._forget_score(stream)
             return
-        self._scored_at[stream] = self._clock()
+        now, before = self._clock(), self._scored_at.get(stream)
+        if before is not None and now - before <= self._stale_after:
+            self._scored.labels(stream).inc(max(0.0, now - before))
+        self._scored_at[stream] = now
         self._score.labels(stream).set(score.score)
         worst = next((track for track in score.tracks if track.track == score.worst_track), None)
         for member, value in (worst.members if worst else {}).items():
@@ -138,6 +141,8 @@ class Metrics:
         after = event.after
         if event.phase is AlertPhase.OPENED and (not after.stream or self._wanted(after.stream)):
             self._alerts.labels(after.stream, after.severity.value).inc()
+        if event.before is not None and event.before.review is not after.review and self._wanted(after.stream):
+            self._reviews.labels(after.stream, after.review.value).inc()
         if after.active:
             self._active[after.id] = after.stream
         else:
@@ -211,6 +216,8 @@ class Metrics:
         self._dropped = self._counter("frames_dropped_total", "Chosen frames lost, by reason.", ("stream", "reason"))
         self._faces = self._counter("faces_scored_total", "Faces scored.", _STREAM)
         self._alerts = self._counter("alerts_total", "Alerts opened.", ("stream", "severity"))
+        self._reviews = self._counter("alert_reviews_total", "What operators said of alerts.", ("stream", "review"))
+        self._scored = self._counter("scored_seconds_total", "Time in which the stream had a score.", _STREAM)
 
     def _service_metrics(self) -> None:
         self._latency = Histogram(

@@ -13,6 +13,7 @@ from streamwatch.domain import (
     DropReason,
     FailureReason,
     Instant,
+    Review,
     StreamState,
     StreamStatus,
     UnknownReason,
@@ -162,6 +163,22 @@ def test_an_alert_is_active_from_its_opening_to_its_resolution(metrics: Metrics)
     metrics.alert(AlertEvent(AlertPhase.RESOLVED, first, replace(first, resolved_at=Instant(1, 1))))
     assert samples(metrics)[key] == 1
     assert samples(metrics)["alerts_total", (("severity", "critical"), ("stream", "lobby"))] == 2
+
+
+def test_reviews_and_scored_time_make_a_false_alarm_rate(metrics: Metrics, clock: Clock) -> None:
+    metrics.stream_status(status("lobby", StreamState.LIVE))
+    for _ in range(11):
+        metrics.stream_scored(stream_score("lobby", 1, 0.1))
+        clock.now += 2.0
+    clock.now += 3600.0  # a gap is not scored time
+    metrics.stream_scored(stream_score("lobby", 2, 0.1))
+    before = alert("a1", "lobby")
+    reviewed = replace(before, review=Review.FALSE_ALARM)
+    metrics.alert(AlertEvent(AlertPhase.UPDATED, before, reviewed))
+    metrics.alert(AlertEvent(AlertPhase.RESOLVED, reviewed, reviewed))
+    found = samples(metrics)
+    assert found["scored_seconds_total", (("stream", "lobby"),)] == 20.0
+    assert found["alert_reviews_total", (("review", "false_alarm"), ("stream", "lobby"))] == 1.0
 
 
 def test_openmetrics_on_request_carries_an_exemplar(metrics: Metrics) -> None:
