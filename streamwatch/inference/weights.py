@@ -161,7 +161,8 @@ def find_set(name: str) -> WeightSet:
         return WeightSet(name, manifest.sets[name], store)
     if name in SEED_SETS:
         raise WeightsMissing(
-            f"{name}: not in {store}; `streamwatch weights pull {name}` gets it, `streamwatch weights import PATH` too"
+            f"{name}: is not in {store}: fetch it with `streamwatch weights pull {name}`, "
+            "or take in what you have with `streamwatch weights import PATH`"
         )
     directory = Path(name)
     if not directory.is_dir():

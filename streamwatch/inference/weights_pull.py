@@ -82,11 +82,11 @@ def _explain(name: str, error: Exception) -> str:
     by_hand = f"get {_url(name)} in a browser, then `streamwatch weights import FILE`"
     if isinstance(error, StreamWatchError):
         return str(error)
-    chain = [error, error.__cause__, error.__context__]
-    reached = not any(_is_connection_error(link) for link in chain if link is not None)
-    what = "the host refuses it (too many downloads of late, or no access)" if reached else "the host cannot be reached"
+    links = [error, error.__cause__, error.__context__]
+    if any(_is_connection_error(link) for link in links if link is not None):
+        return f"{name}: drive.google.com cannot be reached; {by_hand}"
     detail = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"{name}: cannot be fetched, {what}: {detail[:200]}; {by_hand}"
+    return f"{name}: the host refuses it (too many downloads of late, or no access): {detail[:150]}; {by_hand}"
 
 
 def _is_connection_error(error: BaseException) -> bool:

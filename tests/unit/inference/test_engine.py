@@ -20,8 +20,11 @@ from streamwatch.inference.crop import crop_face
 from streamwatch.inference.devices import choose_devices, host_image, torch_threads
 from streamwatch.inference.engine import EngineSettings, LocalEngine
 from streamwatch.inference.ensemble import load_ensemble
+from streamwatch.inference.seed_members import SeedSpec, seed_crop
 from streamwatch.inference.weights import find_set
+from streamwatch.inference.weights_import import import_state
 from streamwatch.observer import NullObserver
+from tests.unit.inference.test_seed_members import SMALL, seed_layout
 
 FACES = [Face(Box(20, 10, 80, 90), 0.9), Face(Box(100, 40, 200, 160), 0.8), Face(Box(-10, -8, 50, 60), 0.7)]
 
@@ -110,6 +113,24 @@ async def test_the_description_is_plain_json(engine: LocalEngine) -> None:
     assert described["devices"][0]["dtype"].keys() == {"TimmV2", "ViT"}
     assert described["weights"]["hash"] == engine.weights.hash
     assert described["weights"]["threshold"] == engine.threshold == 0.5
+
+
+async def test_a_seed_set_serves_live_streams(
+    settings: EngineSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    spec = SeedSpec("TimmV2ST", SMALL["TimmV2"])
+    import_state("dfspot-ffpp", spec, seed_layout("TimmV2ST")[0], "memory")
+    ensemble = EnsembleSettings(weights="dfspot-ffpp", members=("TimmV2ST",))
+    async with LocalEngine(EngineSettings(settings.device, ensemble=ensemble), NullObserver()) as engine:
+        scores = await engine.score(frame(), FACES, later())
+    assert engine.threshold == 0.3
+    assert engine.describe()["weights"]["disagreement_p99"] is None
+    assert scores[0].crop is not None
+    assert scores[0].crop.shape == (224, 224, 3)
+    assert scores[1].crop is not None
+    assert np.array_equal(scores[1].crop, seed_crop(frame().image, FACES[1].box))
+    assert scores[0].logit == pytest.approx(scores[0].members["TimmV2ST"], abs=1e-4)
 
 
 async def test_stopping_joins_every_thread_and_refuses_more(settings: EngineSettings) -> None:

@@ -194,8 +194,8 @@ def test_a_full_disk_is_told_before_anything_is_fetched(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "the host cannot be reached"),
-        (TimeoutError("timed out"), "the host cannot be reached"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), r"drive\.google\.com cannot be reached"),
+        (TimeoutError("timed out"), r"drive\.google\.com cannot be reached"),
         (gdown.exceptions.FileURLRetrievalError("Too many users have viewed this file"), "the host refuses it"),
     ],
 )
