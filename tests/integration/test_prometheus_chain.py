@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from streamwatch.metrics import Metrics
 from streamwatch.server.run import Address, serving
 from streamwatch.server.tokens import Scope
 from tests.fakes.control import alert, build, instant, stream_score
+from tests.fakes.ports import free_port
 from tests.fakes.webhook import Receiver, webhook_receiver
 from tests.require import prometheus
 
@@ -80,12 +80,6 @@ def board_queries() -> list[str]:
 def told(receiver: Receiver, status: str) -> list[dict[str, Any]]:
     """The alerts of that status that Alertmanager has sent."""
     return [a for request in list(receiver.requests) for a in request.json["alerts"] if a["status"] == status]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
