@@ -22,7 +22,7 @@ from streamwatch.training.clips import Clip, Sampling, read_clips, read_frames
 Floats = NDArray[np.float64]
 PAUSE = 60.0
 """Seconds between two pieces of a timeline: longer than any window, hold or cooldown, so that pieces do not touch."""
-LIMIT = 75
+LIMIT = 40
 """Frames of one clip at most."""
 
 
@@ -96,14 +96,27 @@ def thinned(timeline: Timeline, fps: float) -> Timeline:
 # --- real clips ------------------------------------------------------------------------------------------------------
 
 
-def stitched(data: Path, cache: Path, fps: float, hours: float, threads: int) -> tuple[Timeline, float]:
+@dataclass(frozen=True)
+class Clips:
+    """Which clips (`most` 0: all; those with a fake counterpart first), where their scores are kept, threads of
+    torch."""
+
+    data: Path
+    cache: Path
+    most: int = 0
+    threads: int = 1
+
+
+def stitched(source: Clips, fps: float, hours: float) -> tuple[Timeline, float]:
     """(pieces of real clips and of real clips that turn into their fake, the hours of different real footage in them).
 
-    A clip is shorter than the rules need, so it is played forth and back. Scores are kept in `cache`.
+    A clip is shorter than the rules need, so it is played forth and back. Scores are kept, by weight set.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    clips = read_clips(data / "clips" / "clips.csv")
-    logits = asyncio.run(_scored(clips, cache, fps, threads))
+    source.cache.mkdir(parents=True, exist_ok=True)
+    clips = read_clips(source.data / "clips" / "clips.csv")
+    faked = {c.group for c in clips if c.label == 1}
+    clips = sorted(clips, key=lambda c: c.group not in faked)[: source.most or None]
+    logits = asyncio.run(_scored(clips, source.cache, fps, source.threads))
     rng = np.random.default_rng(3)
     reals = [c for c in clips if c.label == 0 and np.isfinite(logits[c.name]).sum() >= 10]
     pieces = []

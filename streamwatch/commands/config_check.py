@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from streamwatch.config import load
+from streamwatch.alerts.rules import check_rules
+from streamwatch.alerts.silences import parse_silences
+from streamwatch.alerts.sinks import make_sinks
+from streamwatch.config import Config, load
+from streamwatch.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,5 +18,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = load(args.file)
+    faults = [f"{args.file}: {fault}" for fault in _faults(config)]
+    if faults:
+        raise ConfigError(*faults)
     print(f"{args.file}: fine, {len(config.streams)} streams")
     return 0
+
+
+def _faults(config: Config) -> list[str]:
+    """What only the rooms know: rules that contradict themselves, silences that end before they begin, sinks that
+    lack a part."""
+    faults: list[str] = []
+    for check in (
+        lambda: check_rules(config.alerts),
+        lambda: parse_silences(config.alerts.silences),
+        lambda: make_sinks(config.alerts.sinks),
+    ):
+        try:
+            check()
+        except ConfigError as error:
+            faults += error.faults
+    return faults
