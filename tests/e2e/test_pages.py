@@ -143,6 +143,10 @@ async def test_login_with_a_token(tab: Open, tmp_path: Path) -> None:
         await page.get_by_label("Token").fill("sw_wrong")
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("alert").filter(has_text="not known")).to_be_visible()
+        useless = service.access.tokens.create("scraper", (Scope.METRICS,))
+        await page.get_by_label("Token").fill(useless)
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_role("alert").filter(has_text="may not read")).to_be_visible()
         await page.get_by_label("Token").fill(token)
         await page.keyboard.press("Enter")
         await expect(page.locator('.tile[data-live="true"]')).to_have_count(3)
@@ -151,6 +155,10 @@ async def test_login_with_a_token(tab: Open, tmp_path: Path) -> None:
         await page.goto(service.url + "#/streams/lobby")
         await expect(page.locator(".verdict-card .value")).not_to_have_text("–")
         await expect(page.get_by_role("button", name="Remove")).to_be_hidden()
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_label("Token")).to_be_visible()
+        await page.reload()
+        await expect(page.get_by_label("Token")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

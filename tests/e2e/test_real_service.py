@@ -29,6 +29,13 @@ BRACKETS = """() => {
 }"""
 
 
+PAINTED = """() => {
+  const canvas = document.querySelector("canvas.picture");
+  const { data } = canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 9, 9);
+  return data.some((value, i) => i % 4 < 3 && value > 40);
+}"""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """What the weights are worth is not the question here: the threshold is one that most faces pass."""
@@ -73,6 +80,7 @@ async def test_a_new_stream_from_this_browsers_camera(tab: Open, service: Servic
     await expect(page.get_by_text("This camera is being published")).to_be_visible(timeout=30_000)
     await expect(page.locator(".badge")).to_have_text("Live", timeout=30_000)
     await expect(page.get_by_label("Stream", exact=True)).to_contain_text("whip:")
+    await until(page, PAINTED)
     await page.screenshot(path=shots / "publishing.png")
     await page.get_by_role("button", name="Stop publishing").click()
     await expect(page.locator(".badge")).not_to_have_text("Live", timeout=30_000)

@@ -36,8 +36,15 @@ async def test_one_click_publishes_and_one_ends_it(tab: Open, tmp_path: Path) ->
             reading = asyncio.create_task(reader.read(pictures, Sampler(5.0), Limits()))
             while pictures.offered < 3:
                 await asyncio.sleep(0.05)
+        await page.get_by_role("link", name="Wall", exact=True).click()  # it goes on while other pages are shown
+        seen = pictures.offered
+        async with asyncio.timeout(20):
+            while pictures.offered < seen + 3:
+                await asyncio.sleep(0.05)
+        await page.get_by_role("link", name="Your camera is on").click()
         await page.get_by_role("button", name="Stop publishing").click()
         await expect(page.get_by_role("button", name="Publish this camera")).to_be_visible()
+        await expect(page.get_by_role("link", name="Your camera is on")).to_be_hidden()
         await asyncio.wait([reading], timeout=10)
         assert reading.done()
         reading.exception()

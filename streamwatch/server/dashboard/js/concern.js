@@ -27,8 +27,8 @@ const DOWN = new Set(["stalled", "reconnecting", "failed", "ended", "stopped"]);
  */
 export function judge(stream, world) {
   const { last } = stream;
-  const known = last ?? stream.past;
-  const age = known ? Math.max(0, world.now - stream.lastAt) : null;
+  const known = last ?? stream.past; // without a size no frame has come yet: there is nothing that could have an age
+  const age = known?.frame ? Math.max(0, world.now - stream.lastAt) : null;
   const base = { live: false, verdict: "unknown", score: null, age };
   if (!world.connected) return { ...base, ...kept(stream, world), look: "gone", badge: "Disconnected", words: lastWords("Not live", known, age) };
   if (stream.state === "paused") return { ...base, rank: "paused", look: "paused", badge: "Paused", words: lastWords("Not analysed while paused", known, age) };

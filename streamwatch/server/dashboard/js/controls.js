@@ -3,7 +3,7 @@
 import { api } from "./api.js";
 import { h, say, setText } from "./dom.js";
 import { confirmation, field, openDialog } from "./forms.js";
-import { Publisher } from "./whip.js";
+import { publisherOf, watchPublishers } from "./whip.js";
 
 /** @returns {element, show(stream), close()} */
 export function controls(context, id) {
@@ -20,11 +20,14 @@ export function controls(context, id) {
     say(`${name} was removed.`);
     location.hash = "#/";
   };
-  const publisher = new Publisher(id, (text, running) => {
-    setText(told, text);
-    setText(publish, running ? "Stop publishing" : "Publish this camera");
-  });
-  publish.addEventListener("click", () => (publisher.running ? publisher.stop() : publisher.start()));
+  const publisher = publisherOf(id);
+  const showPublisher = () => {
+    setText(told, publisher.text);
+    setText(publish, publisher.active ? "Stop publishing" : "Publish this camera");
+  };
+  const unwatch = watchPublishers(showPublisher);
+  showPublisher();
+  publish.addEventListener("click", () => (publisher.active ? publisher.stop() : publisher.start()));
   pause.addEventListener("click", async () => {
     pause.disabled = true;
     fault.textContent = "";
@@ -45,7 +48,7 @@ export function controls(context, id) {
       paused = stream.state === "paused";
       setText(pause, paused ? "Resume" : "Pause");
     },
-    close: () => publisher.running && publisher.stop(),
+    close: unwatch,
   };
 }
 

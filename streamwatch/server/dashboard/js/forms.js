@@ -84,10 +84,10 @@ export function confirmation(title, text, verb, action) {
   openDialog(title, { fault, submit: h("button", { class: "danger" }, verb), save: action }, [h("p", {}, text)]);
 }
 
-/** @param done called once the service has accepted the token */
-export function loginForm(done) {
+/** @param done called once the service has accepted the token; @param why said above the button at first */
+export function loginForm(done, why = "") {
   const token = h("input", { type: "password", name: "token", required: true, autocomplete: "current-password", spellcheck: "false" });
-  const fault = h("p", { class: "fault", role: "alert" });
+  const fault = h("p", { class: "fault", role: "alert" }, why);
   const submit = h("button", { class: "primary" }, "Log in");
   const form = h("form", { class: "login", "aria-labelledby": "login-title", onsubmit: (event) => {
     event.preventDefault();

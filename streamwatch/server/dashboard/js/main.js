@@ -14,6 +14,7 @@ import { Store } from "./store.js";
 import { openStream } from "./stream.js";
 import { openSystem } from "./system.js";
 import { openWall } from "./wall.js";
+import { watchPublishers } from "./whip.js";
 
 const byId = (id) => document.getElementById(id);
 const store = new Store(new ServerClock());
@@ -63,19 +64,22 @@ async function askSession() {
   }
   context.may = (scope) => session.scopes.includes(scope);
   byId("add").hidden = !context.may("operate");
-  if (!session.authenticated) showLogin();
-  return !session.authenticated;
+  byId("logout").hidden = session.anonymous || !session.authenticated;
+  const useless = session.authenticated && !context.may("read");
+  if (!session.authenticated || useless) showLogin(useless ? "This token may not read what the page shows." : "");
+  return !session.authenticated || useless;
 }
 
-function showLogin() {
-  if (!started && page?.title === "Log in") return;
+function showLogin(why = "") {
+  if (!started && page?.title === "Log in" && !why) return;
   started = false;
   connection.stop();
   pictures.stop();
   page?.close();
-  page = { title: "Log in", close: () => {}, element: loginForm(start) };
+  page = { title: "Log in", close: () => {}, element: loginForm(start, why) };
   byId("banner").replaceChildren();
   byId("main").replaceChildren(page.element);
+  byId("add").hidden = byId("logout").hidden = true;
   showTitle();
 }
 
@@ -137,8 +141,16 @@ function shortcut(event) {
   }
 }
 
-access.refused = showLogin;
+/** A camera that is on is said on every page. */
+function showPublishing({ stream, active }) {
+  byId("publishing").hidden = !active;
+  byId("publishing").href = `#/streams/${encodeURIComponent(stream)}`;
+}
+
+access.refused = () => showLogin();
+watchPublishers(showPublishing);
 byId("add").addEventListener("click", () => addStream(context));
+byId("logout").addEventListener("click", () => api.logout().then(() => showLogin(), () => {}));
 byId("theme").addEventListener("click", () => {
   remember("theme", THEMES[(THEMES.indexOf(recall("theme", null)) + 1) % THEMES.length]);
   showTheme();

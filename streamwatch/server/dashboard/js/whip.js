@@ -4,30 +4,47 @@ import { call } from "./api.js";
 
 const GATHER = 2_000;
 
-export class Publisher {
+const publishers = new Map();
+const watchers = new Set();
+
+/** The one publisher of a stream: it goes on while this browser shows other pages. */
+export function publisherOf(stream) {
+  if (!publishers.has(stream)) publishers.set(stream, new Publisher(stream));
+  return publishers.get(stream);
+}
+
+/** watcher(publisher) is told of each change of any. Returns the function that ends it. */
+export function watchPublishers(watcher) {
+  watchers.add(watcher);
+  return () => watchers.delete(watcher);
+}
+
+class Publisher {
+  text = "";
+  active = false;
   #peer = null;
   #media = null;
   #session = null;
 
-  /** @param changed function (text, running): what to show */
-  constructor(stream, changed) {
+  constructor(stream) {
     this.stream = stream;
-    this.changed = changed;
   }
 
-  get running() {
-    return this.#peer !== null;
+  #tell(text, active) {
+    this.text = text;
+    this.active = active;
+    for (const watcher of watchers) watcher(this);
   }
 
   async start() {
-    this.changed("Asking for the camera", true);
+    this.#tell("Asking for the camera", true);
     try {
       if (!navigator.mediaDevices) throw new Error("The browser gives its camera only to a page from this computer or over HTTPS.");
       this.#media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 25 } }, audio: false });
       await this.#publish();
     } catch (error) {
       await this.stop();
-      this.changed(error.name === "NotAllowedError" ? "The camera was not allowed." : error.message, false);
+      this.#tell(error.name === "NotAllowedError" ? "The camera was not allowed." : error.message, false);
     }
   }
 
@@ -37,10 +54,10 @@ export class Publisher {
     for (const track of this.#media.getVideoTracks()) peer.addTransceiver(track, { direction: "sendonly", streams: [this.#media] });
     peer.onconnectionstatechange = () => {
       if (peer !== this.#peer) return;
-      if (peer.connectionState === "connected") this.changed("This camera is being published", true);
+      if (peer.connectionState === "connected") this.#tell("This camera is being published", true);
       if (["failed", "disconnected"].includes(peer.connectionState)) this.stop("The connection was lost");
     };
-    this.changed("Connecting", true);
+    this.#tell("Connecting", true);
     await peer.setLocalDescription();
     await gathered(peer);
     const response = await call("POST", `whip/${encodeURIComponent(this.stream)}`, { body: peer.localDescription.sdp, type: "application/sdp" });
@@ -53,7 +70,7 @@ export class Publisher {
     this.#peer?.close();
     for (const track of this.#media?.getTracks() ?? []) track.stop();
     this.#peer = this.#media = this.#session = null;
-    this.changed(why, false);
+    this.#tell(why, false);
     if (session) await fetch(session, { method: "DELETE" }).catch(() => {}); // the service notices the silence by itself
   }
 }
