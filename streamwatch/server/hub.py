@@ -50,6 +50,8 @@ class HubOptions:
     ring: int = 512
     """messages kept for each stream"""
     max_clients: int = 1000
+    max_connects: int = 1500
+    """of one address in ten seconds"""
     max_alerts: int = 256
     """that wait for one client"""
     heartbeat: float = 15.0

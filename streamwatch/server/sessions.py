@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from streamwatch.server.outbox import Outbox, Payload
 
-GOING_AWAY, POLICY, TRY_LATER, TOO_SLOW = 1001, 1008, 1013, 4008
+GOING_AWAY, POLICY, TOO_SLOW = 1001, 1008, 4008
 
 
 @dataclass(frozen=True, slots=True)

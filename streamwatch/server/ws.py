@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 from streamwatch.errors import Overloaded
 from streamwatch.server import messages
 from streamwatch.server.hub import Hub, dumps
+from streamwatch.server.limits import RateLimit
 from streamwatch.server.pictures import SIZES
 from streamwatch.server.sessions import POLICY, ClientSession, Subscription
 
@@ -40,12 +41,17 @@ class WebSocketEndpoint:
         self._hub = hub
         self._allowed = allowed
         """0, or the HTTP status to refuse with."""
+        self._connects = RateLimit(hub.options.max_connects, PER_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         status = await self._allowed(scope)
         if status:
             await refuse(send, status, "a token with scope read is needed")
+            return
+        peer = scope["client"][0] if scope.get("client") else ""
+        if not self._connects.allow(peer, asyncio.get_running_loop().time()):
+            await refuse(send, 429, "too many connections in too short a time")
             return
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         try:

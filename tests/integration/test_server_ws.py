@@ -260,6 +260,16 @@ async def test_follow_says_when_trying_again_cannot_help(tmp_path: Path) -> None
         await anext(follow("ftp://h/"))
 
 
+async def test_connections_of_one_address_are_limited_in_rate(tmp_path: Path) -> None:
+    async with running(tmp_path, HubOptions(max_connects=3)) as (_, url):
+        for _ in range(3):
+            async with connect(url) as client:
+                await receive(client)
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await connect(url)
+        assert refused.value.response.status_code == 429
+
+
 async def test_a_connection_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
     auth = {"tokens": tmp_path / "tokens.json", "anonymous_loopback": False}
     async with running(tmp_path, HubOptions(heartbeat=0.2), auth=auth) as (services, url):
