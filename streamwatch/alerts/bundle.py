@@ -90,7 +90,11 @@ class Sealer:
             _sync(self._root)
         except OSError as error:
             raise StorageError(f"{error.filename or directory}: {error.strerror or error}") from error
-        self._chain.append("sealed", bundle.alert.id, file_sha256(final / MANIFEST), bundle.alert.opened_at.wall)
+        try:
+            self._chain.append("sealed", bundle.alert.id, file_sha256(final / MANIFEST), bundle.alert.opened_at.wall)
+        except StorageError:
+            shutil.rmtree(final, ignore_errors=True)  # without its line it would break the chain of those that follow
+            raise
         return final
 
     def retain(self, now: float) -> list[str]:

@@ -10,13 +10,15 @@ it) somewhere else.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -71,10 +73,8 @@ class Chain:
         }
         line = canonical({**record, "signature": self._signer.sign(canonical(record))})
         try:
-            with self._path.open("ab") as file:
-                file.write(line + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with self._path.open("ab", buffering=0) as file:
+                _append(file, line + b"\n")
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror or error}") from error
         link = _link(json.loads(line), line)
@@ -112,6 +112,19 @@ def read(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Link]:
 def _link(record: Mapping[str, Any], line: bytes) -> Link:
     fields = {name: record[name] for name in ("index", "kind", "alert", "manifest", "previous", "at")}
     return Link(**fields, hash=hashlib.sha256(line).hexdigest())
+
+
+def _append(file: BinaryIO, line: bytes) -> None:
+    """All of the line or nothing of it: half a line on a full disk would spoil the next one."""
+    end = file.tell()
+    try:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def _mend(path: Path) -> None:

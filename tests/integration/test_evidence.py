@@ -37,6 +37,7 @@ from streamwatch.domain import (
 )
 from streamwatch.errors import ConfigError, EvidenceInvalid
 from streamwatch.ingest.recorder import Recorder
+from tests.fakes.disk import fill, small_disk
 from tests.fakes.records import stream_score
 
 IDENTITY = {"weights": "bundled-0123", "config_sha256": "ab"}
@@ -258,6 +259,26 @@ async def test_a_crash_between_bundle_and_chain_is_mended(tmp_path: Path) -> Non
     make(tmp_path)
     assert verify(tmp_path).bundles == 2
     assert not (tmp_path / ".partial-a3").exists()
+
+
+@pytest.mark.slow
+async def test_a_full_disk_loses_bundles_but_not_the_chain(tmp_path: Path) -> None:
+    told: list[str | None] = []
+    with small_disk(tmp_path / "disk") as disk:
+        root = disk / "evidence"
+        options = EvidenceOptions(lambda stream: IDENTITY)
+        evidence = Evidence(settings(root), options, report=lambda kind, name, problem: told.append(problem))
+        await gather(evidence, "a1")
+        filler = disk / "filler"
+        fill(filler)
+        await gather(evidence, "a2", wait=False)
+        assert told[-1] is not None
+        assert "No space left" in told[-1]
+        filler.unlink()
+        await gather(evidence, "a3")
+        assert told[-1:] == [None]
+        assert {"a1", "a3"} <= names(root)
+        assert verify(root).bundles == 2
 
 
 def test_a_key_that_is_none(tmp_path: Path) -> None:

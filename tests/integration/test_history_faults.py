@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,6 +20,7 @@ from streamwatch.config import AlertSettings, HistorySettings, SinkSettings
 from streamwatch.domain import AlertEvent, Instant
 from streamwatch.history.store import History
 from tests import require
+from tests.fakes.disk import fill, small_disk
 from tests.fakes.postgres import Postgres
 from tests.fakes.records import stream_score
 from tests.fakes.webhook import Receiver, webhook_receiver
@@ -132,26 +132,18 @@ async def test_postgres_stopped_and_started_under_load(server: Postgres) -> None
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 2 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a small tmpfs: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as mounted:
+        yield mounted
 
 
 @pytest.mark.slow
-async def test_a_full_disk_stops_neither_alerts_nor_itself(small_disk: Path) -> None:
+async def test_a_full_disk_stops_neither_alerts_nor_itself(disk: Path) -> None:
     with webhook_receiver() as receiver:
-        async with Load(f"sqlite+aiosqlite:///{small_disk}/history.db", receiver) as load:
+        async with Load(f"sqlite+aiosqlite:///{disk}/history.db", receiver) as load:
             await until(lambda: len(receiver.told) >= 2)
-            filler = small_disk / "filler"
-            await asyncio.to_thread(_fill, filler)
+            filler = disk / "filler"
+            await asyncio.to_thread(fill, filler)
             for _ in range(2000):  # the pages that the database already has are soon full
                 load.history.score(replace(stream_score(0, 0.1, stream="other"), at=now()))
             await until(lambda: load.history.statistics.down)
@@ -165,12 +157,3 @@ async def test_a_full_disk_stops_neither_alerts_nor_itself(small_disk: Path) -> 
             assert load.history.statistics.lost == 0
             for event in load.events:
                 await load.history.alerts.alert(event.after.id)
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            return
