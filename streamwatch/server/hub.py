@@ -29,7 +29,7 @@ from streamwatch.domain import (
 )
 from streamwatch.errors import Overloaded
 from streamwatch.observer import NullObserver, Observer
-from streamwatch.server import messages
+from streamwatch.server import messages, wire
 from streamwatch.server.outbox import Payload
 from streamwatch.server.sessions import GOING_AWAY, TOO_SLOW, ClientSession, Subscription
 
@@ -159,19 +159,19 @@ class Hub:
         entry = self._streams.get(stream)
         return entry.picture if entry else None
 
-    def latest_score(self, stream: str) -> messages.ScoreMessage | None:
+    def latest_score(self, stream: str) -> wire.ScoreMessage | None:
         """The newest score as a message, its age as of now."""
         entry = self._streams.get(stream)
         return self._score_of(entry) if entry else None
 
-    def snapshot(self, streams: frozenset[str] | None, resumed: tuple[str, ...] = ()) -> messages.SnapshotMessage:
+    def snapshot(self, streams: frozenset[str] | None, resumed: tuple[str, ...] = ()) -> wire.SnapshotMessage:
         chosen = {
             name: entry
             for name, entry in sorted(self._streams.items())
             if entry.present and name and (streams is None or name in streams)
         }
         return {
-            "v": messages.VERSION,
+            "v": wire.VERSION,
             "epoch": self.epoch,
             "type": "snapshot",
             "at": messages.iso(self.options.clock().wall),
@@ -316,12 +316,12 @@ class Hub:
             return None
         return [text for number, text in entry.ring if number > seq]
 
-    def _status_of(self, entry: _Stream) -> messages.StreamMessage | None:
+    def _status_of(self, entry: _Stream) -> wire.StreamMessage | None:
         if entry.status is None:
             return None
         return messages.stream_message(self.epoch, entry.seq, entry.name, entry.status, entry.info)
 
-    def _score_of(self, entry: _Stream) -> messages.ScoreMessage | None:
+    def _score_of(self, entry: _Stream) -> wire.ScoreMessage | None:
         if entry.score is None:
             return None
         state = entry.status.state if entry.status else StreamState.CONNECTING

@@ -13,7 +13,8 @@ import numpy as np
 
 from streamwatch.domain import FaceScore, Floats, Frame, FrameScores, Image
 from streamwatch.server.hub import Hub
-from streamwatch.server.messages import VERSION, PictureHeader, iso
+from streamwatch.server.messages import iso
+from streamwatch.server.wire import VERSION, PictureHeader
 
 SIZES = {"small": 320, "large": 960}
 """name -> width of a thumbnail"""

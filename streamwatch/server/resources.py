@@ -15,8 +15,9 @@ from streamwatch.config import Slug, StreamSettings
 from streamwatch.domain import AlertKind, Review
 from streamwatch.errors import ConfigError
 from streamwatch.redact import display_url
-from streamwatch.server.messages import InfoRecord, ScoreMessage, info_record, iso, ratio
+from streamwatch.server.messages import info_record, iso, ratio
 from streamwatch.server.ports import ReloadReport, ScorePoint, StreamStatistics, StreamView
+from streamwatch.server.wire import InfoRecord, ScoreMessage
 
 T = TypeVar("T")
 SECRET_OR_OWN = {"url", "name", "enabled"}

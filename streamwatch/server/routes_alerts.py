@@ -17,10 +17,11 @@ from starlette.responses import FileResponse, Response
 
 from streamwatch.errors import NotFound
 from streamwatch.server.deps import AlertId, Operator, Reader, The, decode_cursor, encode_cursor
-from streamwatch.server.messages import AlertRecord, alert_record
+from streamwatch.server.messages import alert_record
 from streamwatch.server.ports import AlertQuery
 from streamwatch.server.problems import responses
 from streamwatch.server.resources import AlertFilter, EvidenceFile, EvidenceRecord, Page, ReviewBody
+from streamwatch.server.wire import AlertRecord
 
 router = APIRouter(prefix="/alerts", tags=["alerts"], responses=responses(401, 403, 422))
 FileName = Annotated[

@@ -1,4 +1,4 @@
-"""The websocket's messages as JSON Schema and AsyncAPI, made from the types in messages.py."""
+"""The websocket's messages as JSON Schema and AsyncAPI, made from the types in wire.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from streamwatch.server import messages as wire
+from streamwatch.server import wire
 
 FROM_SERVICE: dict[str, Any] = {
     "snapshot": wire.SnapshotMessage,

@@ -10,6 +10,7 @@ const SPACING = 1_000;
 export class Pictures {
   #wanted = "[]";
   #size = "small";
+  #heat = true;
   #socket = null;
   #timer = null;
   #sentAt = -Infinity;
@@ -34,10 +35,11 @@ export class Pictures {
     this.#socket = null;
   }
 
-  /** @param streams ids, in any order; @param size "small" (320 px wide) or "large" (960) */
-  show(streams, size = "small") {
+  /** @param streams ids, in any order; @param size "small" (320 px wide) or "large" (960); @param heat with heat maps */
+  show(streams, size = "small", heat = true) {
     this.#wanted = JSON.stringify([...streams].sort());
     this.#size = size;
+    this.#heat = heat;
     this.#plan();
   }
 
@@ -52,7 +54,7 @@ export class Pictures {
       if (this.#wanted !== "[]") this.#open();
       return;
     }
-    const message = `{"type":"subscribe","streams":${this.#wanted},"thumbnails":"${this.#size}","heat":true}`;
+    const message = `{"type":"subscribe","streams":${this.#wanted},"thumbnails":"${this.#size}","heat":${this.#heat}}`;
     if (this.#socket.readyState !== WebSocket.OPEN || message === this.#sent) return;
     this.#sent = message;
     this.#sentAt = performance.now();

@@ -5,9 +5,12 @@ import { h, setAttribute, setText } from "./dom.js";
 import { ago, score, VERDICTS } from "./format.js";
 
 export const SPAN = 180_000;
+/** A point of the curve is narrower than a pixel: it need not be drawn anew for each, in ms. */
+const LINE_EVERY = 900;
 
 export class Tile {
   visible = false;
+  drawnAt = 0;
 
   constructor(stream) {
     this.stream = stream;
@@ -45,9 +48,14 @@ export class Tile {
     this.alerts.hidden = !alerts;
   }
 
-  paint(view, scene, now) {
+  /** `what` is a set of wall.js's marks; a frame whose score has just come gets its boxes now. */
+  paint(view, scene, what, now) {
     const { stream } = this;
-    frame(this.picture, scene, { dim: !view.live || scene?.past, labels: this.picture.clientWidth > 220 });
+    const all = what.has("all");
+    const boxes = what.has("score") && stream.picture?.capturedAt === stream.last?.captured_at;
+    if (all || what.has("picture") || boxes) frame(this.picture, scene, { dim: !view.live || scene?.past, labels: this.picture.clientWidth > 220 });
+    if (!all && (!what.has("score") || now - this.drawnAt < LINE_EVERY)) return;
+    this.drawnAt = now;
     sparkline(this.line, stream.series, { now, span: SPAN, threshold: stream.last?.threshold, dim: !view.live });
   }
 }

@@ -9,11 +9,15 @@ import { recall, remember } from "./settings.js";
 
 /** Painting stops after so many ms and goes on in the next frame: no wall is so large that it makes the page stutter. */
 const BUDGET = 7;
+/** Changes gather for so many ms: with many streams something changes in every frame, and each frame shown costs. */
+const GATHER = 60;
 const TICK = 500;
 const COMPACT_FROM = 25;
 /** Tiles wider than this, in CSS pixels, get the larger pictures, unless there are many. */
 const LARGE_FROM = 400;
 const MANY = 6;
+/** With more tiles than this a heat map would be a few pixels. */
+const HEAT_UP_TO = 24;
 const CHIPS = { fake: "Fake", suspect: "Suspect", alert: "Alert", down: "Down", unknown: "Unknown", real: "Real", paused: "Paused" };
 
 export function openWall(context) {
@@ -24,9 +28,10 @@ export function openWall(context) {
 class Wall {
   #tiles = new Map();
   #views = new Map();
-  #stale = new Set();
+  #stale = new Map();
   #chosen = new Set(recall("ranks", []));
   #frame = 0;
+  #gathering = 0;
   #orderDirty = true;
   #order = "";
   #backfills = 0;
@@ -40,12 +45,13 @@ class Wall {
     this.timer = setInterval(() => this.#tick(), TICK);
     this.onVisibility = () => this.#showPictures();
     document.addEventListener("visibilitychange", this.onVisibility);
-    for (const id of this.store.streams.keys()) this.#stale.add(id);
+    for (const id of this.store.streams.keys()) this.#mark(id);
     this.#schedule();
   }
 
   close() {
     cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#gathering);
     clearInterval(this.timer);
     this.unlisten();
     this.observer.disconnect();
@@ -74,9 +80,16 @@ class Wall {
 
   #changed(kind, id) {
     if (kind === "streams") this.#orderDirty = true;
-    if (id) this.#stale.add(id);
-    if (kind === "alert") for (const each of this.store.streams.keys()) this.#stale.add(each);
+    if (kind === "alert") for (const each of this.store.streams.keys()) this.#mark(each, "text");
+    else if (id) this.#mark(id, kind === "score" || kind === "picture" ? kind : "all");
     this.#schedule();
+  }
+
+  /** `what`: "picture", "score" (the curve; and the picture, if the score is of that frame), "text", or "all". */
+  #mark(id, what = "all") {
+    const marked = this.#stale.get(id);
+    if (marked) marked.add(what);
+    else this.#stale.set(id, new Set([what]));
   }
 
   /** Time alone makes a score old: every tile is judged anew though nothing came. */
@@ -86,24 +99,26 @@ class Wall {
   }
 
   #schedule() {
-    this.#frame ||= requestAnimationFrame(() => {
-      this.#frame = 0;
-      this.#render();
-    });
+    this.#gathering ||= setTimeout(() => {
+      this.#frame = requestAnimationFrame(() => {
+        this.#gathering = 0;
+        this.#render();
+      });
+    }, GATHER);
   }
 
   #render() {
     const began = performance.now();
     const now = this.store.clock.now();
     if (this.#orderDirty) this.#arrangeTiles();
-    for (const id of this.#stale) {
+    for (const [id, what] of this.#stale) {
       if (performance.now() - began > BUDGET) break;
       this.#stale.delete(id);
       const tile = this.#tiles.get(id);
       if (!tile || !this.store.streams.has(id)) continue;
       const view = this.#judge(id);
       if (!tile.visible) continue;
-      tile.paint(view, this.store.scene(tile.stream), now);
+      tile.paint(view, this.store.scene(tile.stream), what, now);
     }
     if (this.#orderDirty || this.#stale.size) this.#schedule();
   }
@@ -115,7 +130,7 @@ class Wall {
     const before = this.#views.get(id);
     this.#views.set(id, view);
     if (before?.rank !== view.rank) this.#orderDirty = true;
-    if (before?.live !== view.live) this.#stale.add(id);
+    if (before?.live !== view.live) this.#mark(id);
     const tile = this.#tiles.get(id);
     if (tile?.visible || before?.rank !== view.rank) tile?.describe(view, world.alerts);
     return view;
@@ -165,7 +180,7 @@ class Wall {
     const tile = new Tile(stream);
     this.#tiles.set(stream.id, tile);
     this.observer.observe(tile.element);
-    this.#stale.add(stream.id);
+    this.#mark(stream.id);
     tile.describe(this.#judge(stream.id), this.store.alertsOf(stream.id));
   }
 
@@ -184,7 +199,7 @@ class Wall {
       if (!tile || tile.element !== target) continue;
       tile.visible = isIntersecting;
       if (isIntersecting) {
-        this.#stale.add(tile.stream.id);
+        this.#mark(tile.stream.id);
         this.#backfill(tile.stream);
       }
     }
@@ -195,7 +210,7 @@ class Wall {
   #showPictures() {
     const shown = [...this.#tiles.values()].filter((tile) => tile.visible);
     const large = shown.length > 0 && shown.length <= MANY && shown[0].picture.clientWidth > LARGE_FROM;
-    this.context.pictures.show(document.hidden ? [] : shown.map((tile) => tile.stream.id), large ? "large" : "small");
+    this.context.pictures.show(document.hidden ? [] : shown.map((tile) => tile.stream.id), large ? "large" : "small", shown.length <= HEAT_UP_TO);
   }
 
   /** The sparkline's past, once for each stream that comes into view, few at a time. */
@@ -206,7 +221,7 @@ class Wall {
     try {
       const points = await api.scores(stream.id, this.store.clock.now() - SPAN, null);
       stream.series.backfill(points.map((point) => [Date.parse(point.at), point.score]));
-      this.#stale.add(stream.id);
+      this.#mark(stream.id);
     } catch {
       // Without its past the curve begins now.
     }
@@ -237,7 +252,7 @@ class Wall {
   #toggleDensity() {
     remember("compact", !this.#compact);
     this.#setDensity();
-    for (const id of this.#tiles.keys()) this.#stale.add(id);
+    for (const id of this.#tiles.keys()) this.#mark(id);
     this.#schedule();
   }
 
