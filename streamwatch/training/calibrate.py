@@ -114,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=Path, help="other labelled clips: a CSV or a data set's folder")
     parser.add_argument("--autoencoders", type=Path, help="folder of auto-encoders for reconstructed fakes")
     parser.add_argument("--pairs", type=int, default=400, help="held-out pairs of a real face and its fake")
+    parser.add_argument("--rate", type=float, default=2.0, help="frames per second of the clips")
     parser.add_argument("--false-alarms", type=float, default=0.05, help="share of real examples that may alarm")
     parser.add_argument("--cache", type=Path, help="folder that keeps the clips' faces between runs")
     parser.add_argument("--threads", type=int, default=2)
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     clips = find_clips(args.clips or args.data_dir / "clips" / "clips.csv")
     choose, _ = split_groups(clips)
     finder, version = bundled_finder()
-    sampling = Sampling(size=ensemble.crop_size)
+    sampling = Sampling(args.rate, 0, ensemble.crop_size)
     chosen = [clip for clip in clips if clip.group in choose]
     scored = score_clips(ensemble, all_clip_faces(chosen, finder, sampling, args.cache, version))
     faces = held_out(args.data_dir / "faces", args.pairs, ensemble.crop_size, find_reconstruct(args.autoencoders))
