@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from av.video.stream import VideoStream
 from streamwatch.domain import ClipInfo, ClipKind, Frame, Image
 from streamwatch.errors import StorageError
 from streamwatch.ingest.ring import Kept, PacketRing, Segment, decode_times, distinct
+
+log = logging.getLogger(__name__)
 
 _RATE = 90_000
 _TIME_BASE = Fraction(1, _RATE)
@@ -99,12 +102,22 @@ class _Track:
     def __init__(self, ring: PacketRing) -> None:
         self.ring = ring
         self._template: Any = None
+        self._unfit: Any = None
         self._origin: _Origin | None = None
         self._encoder: _Encoder | None = None
         self._last_packet = float("-inf")
 
     def packet(self, packet: Any, template: Any) -> None:
-        self._last_packet = time.monotonic()
+        if template is self._unfit:
+            return
+        try:
+            self._add(packet, template)
+        except (av.error.FFmpegError, ValueError) as error:
+            # Raw pictures (a test pattern, some webcams) fit no container: their frames are encoded instead.
+            log.info("packets of %s are not recorded: %s", template.codec_context.name, error)
+            self._unfit = template
+
+    def _add(self, packet: Any, template: Any) -> None:
         ticks = packet.pts if packet.pts is not None else packet.dts
         now = time.time()
         if self._origin is None or self._template is not template:
@@ -114,6 +127,7 @@ class _Track:
             self._origin = _Origin(template, ClipKind.REMUXED)
         seconds = float(ticks * packet.time_base) if ticks is not None else now
         self.ring.add(Kept(bytes(packet), seconds, packet.is_keyframe, now), self._origin)
+        self._last_packet = time.monotonic()
 
     def frame(self, frame: Frame) -> None:
         if time.monotonic() - self._last_packet < _PACKETS_STOPPED:

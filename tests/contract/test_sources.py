@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -32,7 +33,9 @@ async def _camera(codec: str = "libx264", credentials: Credentials | None = None
 
 @asynccontextmanager
 async def _web(path: str) -> AsyncIterator[str]:
-    async with WebServer(playlist().parent) as server:
+    directory = playlist().parent
+    shutil.copy(clip(), directory / "clip.mp4")
+    async with WebServer(directory) as server:
         yield server.url + path
 
 
@@ -63,7 +66,8 @@ KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
     "file-loop": (lambda: _plain(f"file:{clip()}"), {"loop": True}, False),
     "file-av1": (lambda: _plain(f"file:{clip('libsvtav1')}"), {}, True),
     "lavfi": (lambda: _plain("lavfi:testsrc2=size=320x240:rate=25"), {}, False),
-    "http-file": (lambda: _web("/index.m3u8"), {}, True),
+    "http-file": (lambda: _web("/clip.mp4"), {}, True),
+    "hls-recorded": (lambda: _web("/index.m3u8"), {}, True),
     "hls-live": (lambda: _web("/live.m3u8"), {}, False),
     "rtmp": (_rtmp, {}, False),
     "mjpeg": (lambda: _web("/mjpeg"), {}, False),

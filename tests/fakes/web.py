@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from typing import Self
 
 from tests.fakes.patterns import jpegs
 
+_BYTES = "application/octet-stream"
 _ERRORS = {"/401": "401 Unauthorized", "/403": "403 Forbidden", "/404": "404 Not Found", "/500": "500 Server Error"}
 
 
@@ -49,7 +51,8 @@ class WebServer:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ")[1].decode().partition("?")[0]
             self.requests.append(path)
-            await self._respond(path, writer)
+            wanted = re.search(rb"\r\nRange: bytes=(\d+)-", head, re.IGNORECASE)
+            await self._respond(path, int(wanted[1]) if wanted else None, writer)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -57,7 +60,7 @@ class WebServer:
             writer.close()
             self._tasks.discard(task)
 
-    async def _respond(self, path: str, writer: asyncio.StreamWriter) -> None:
+    async def _respond(self, path: str, start: int | None, writer: asyncio.StreamWriter) -> None:
         if path in _ERRORS:
             _answer(writer, _ERRORS[path], b"")
         elif path == "/hang":
@@ -67,7 +70,7 @@ class WebServer:
         elif path == "/live.m3u8":
             _answer(writer, "200 OK", self._window().encode(), "application/vnd.apple.mpegurl")
         elif (self._directory / path[1:]).is_file():
-            _answer(writer, "200 OK", (self._directory / path[1:]).read_bytes())
+            _file(writer, (self._directory / path[1:]).read_bytes(), start)
         else:
             _answer(writer, "404 Not Found", b"")
 
@@ -98,6 +101,19 @@ class WebServer:
         return "\n".join([*head, *body, ""])
 
 
-def _answer(writer: asyncio.StreamWriter, status: str, body: bytes, kind: str = "application/octet-stream") -> None:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+def _file(writer: asyncio.StreamWriter, data: bytes, start: int | None) -> None:
+    """With ranges, without which a player cannot read an MP4 whose index stands at its end."""
+    if start is None:
+        _answer(writer, "200 OK", data, more="Accept-Ranges: bytes\r\n")
+    else:
+        ranged = f"Accept-Ranges: bytes\r\nContent-Range: bytes {start}-{len(data) - 1}/{len(data)}\r\n"
+        _answer(writer, "206 Partial Content", data[start:], more=ranged)
+
+
+def _answer(
+    writer: asyncio.StreamWriter, status: str, body: bytes, kind: str = "application/octet-stream", more: str = ""
+) -> None:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{more}\r\n"
+    )
     writer.write(head.encode() + body)

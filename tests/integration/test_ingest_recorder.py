@@ -89,6 +89,17 @@ async def test_a_stream_without_packets_is_encoded_once(tmp_path: Path) -> None:
     assert decoded(info.path)[0] == info.packets >= 10
 
 
+async def test_raw_pictures_are_encoded_once(tmp_path: Path) -> None:
+    """A test pattern, like some webcams, sends pictures that no container holds."""
+    recorder = Recorder()
+    async with recorded("lavfi:testsrc2=size=320x240:rate=25", recorder) as sink:
+        await until(lambda: sink.offered >= 8, "pictures")
+    info = await recorder.cut("cam", time.time() - 1.0, time.time(), tmp_path / "clip.mp4")
+    assert info is not None
+    assert info.kind is ClipKind.ENCODED
+    assert decoded(info.path)[0] == info.packets > 0
+
+
 async def test_a_cut_survives_the_connection_it_came_from(tmp_path: Path) -> None:
     """The ring keeps no reference into a closed container; two connections give two clips."""
     recorder = Recorder()
