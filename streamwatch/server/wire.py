@@ -1,6 +1,8 @@
-"""The wire schema, version 1: types of the websocket's messages and of the API's records. schema.py publishes them as
-JSON Schema and AsyncAPI; messages.py makes them. Times are ISO 8601 in UTC with milliseconds, scores are rounded to four
-digits, boxes to a tenth of a pixel."""
+"""The wire schema, version 1: types of the websocket's messages and of the API's records.
+
+schema.py publishes them as JSON Schema and AsyncAPI; messages.py makes them. Times are ISO 8601 in UTC with
+milliseconds, scores are rounded to four digits, boxes to a tenth of a pixel.
+"""
 
 from __future__ import annotations
 
