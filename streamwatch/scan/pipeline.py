@@ -8,9 +8,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -133,9 +133,10 @@ class _Scanner:
             self._progress.started(media, reader.info.frames if indices is None else len(indices))
             notes = _Notes(self._options.output, media.path, Tally(self._rules))
             with notes:
-                async for analysed in self._in_order(str(media.path), reader.pictures(indices)):
-                    notes.add(analysed)
-                    self._progress.advanced(media)
+                async with aclosing(self._in_order(str(media.path), reader.pictures(indices))) as frames:
+                    async for analysed in frames:
+                        notes.add(analysed)
+                        self._progress.advanced(media)
             row = replace(row, media=asdict(reader.info), warning=reader.warning)
         result = self._conclude(row, notes, notes.tally.judge_video())
         if self._options.annotate:
@@ -164,7 +165,7 @@ class _Scanner:
             result = replace(result, report=str(target.relative_to(self._options.output)))
         return result
 
-    async def _in_order(self, name: str, pictures: Iterator[Picture]) -> AsyncIterator[_Analysed]:
+    async def _in_order(self, name: str, pictures: Iterator[Picture]) -> AsyncGenerator[_Analysed]:
         """Analysed pictures in the order of the file, with at most FRAMES_IN_FLIGHT of them under way."""
         under_way: deque[asyncio.Task[_Analysed]] = deque()
         try:

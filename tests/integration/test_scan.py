@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ from streamwatch.compat import spot_deepfakes
 from streamwatch.domain import Image
 from streamwatch.inference import weights_import
 from streamwatch.inference.seed_members import SeedSpec
+from streamwatch.scan.media import MediaFile, find_media
+from streamwatch.scan.options import ScanOptions
+from streamwatch.scan.pipeline import scan as scan_files
+from streamwatch.scan.records import FileResult
 from tests.fakes.clips import numbered, turn_upright, write_clip, write_sound
 from tests.require import data_dir
 from tests.unit.inference.test_seed_members import SMALL, seed_layout
@@ -170,6 +176,34 @@ def test_the_annotated_video_keeps_rate_length_and_sound(folder: Path, tmp_path:
     # The picture is the portrait with something drawn into it.
     difference = np.abs(first.astype(int) - portrait(0).astype(int)).max(axis=2) > 60
     assert 0.002 < difference.mean() < 0.3
+
+
+class _StopAfterOne:
+    """Cancels the scan as soon as a frame of it is done."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+
+    def started(self, media: MediaFile, frames: int) -> None:
+        pass
+
+    def advanced(self, media: MediaFile) -> None:
+        assert self.task is not None
+        self.task.cancel()
+
+    def finished(self, result: FileResult) -> None:
+        pass
+
+
+async def test_a_cancelled_scan_leaves_no_thread_and_nothing_half_written(folder: Path, tmp_path: Path) -> None:
+    stop = _StopAfterOne()
+    options = ScanOptions((folder,), tmp_path, device="cpu", threads=1, frames_per_video=12, members=("ViT",), jobs=1)
+    media = find_media([folder / "talking héad 視頻.mp4"])
+    stop.task = asyncio.create_task(scan_files(options, media, stop))
+    with pytest.raises(asyncio.CancelledError):
+        await stop.task
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("device-", "decode"))]
 
 
 def test_arguments_out_of_range_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
