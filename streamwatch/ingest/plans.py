@@ -133,6 +133,11 @@ SCHEMES: dict[str, Callable[[str, StreamSettings, IngestSettings], OpenPlan]] = 
 }
 
 
+def without_redirects(chosen: OpenPlan) -> OpenPlan:
+    """For a host that was checked: a redirection would lead past the check."""
+    return replace(chosen, options={**chosen.options, "max_redirects": "0"})
+
+
 def ways(chosen: OpenPlan) -> list[OpenPlan]:
     """The plan itself, then the same with each alternative transport."""
     others = [

@@ -12,7 +12,7 @@ from streamwatch.errors import ConfigError
 from streamwatch.ingest.allow import AllowList, check_url
 from streamwatch.ingest.av import AvSource
 from streamwatch.ingest.decode import Limits
-from streamwatch.ingest.plans import plan
+from streamwatch.ingest.plans import plan, without_redirects
 from streamwatch.ingest.reaper import Reaper
 from streamwatch.ingest.webrtc import WebRtcGateway, WhipSource
 from streamwatch.ingest.whep import WhepSource
@@ -70,24 +70,23 @@ def make_source(
     To be handed to a Supervisor as `lambda: make_source(stream, settings, ingest, context)`. `allowed` is for streams
     that were added by the API: its `run` raises UrlNotAllowed where the host is not on the list.
     """
-    source = _make(stream, settings, ingest, context)
-    if allowed is None:
-        return source
-    return _Guarded(source, settings.url.get_secret_value(), allowed, context.reaper)
-
-
-def _make(stream: str, settings: StreamSettings, ingest: IngestSettings, context: SourceContext) -> RatedSource:
     fps = settings.sample_fps or ingest.sample_fps
     limits = Limits(ingest.open_timeout, ingest.read_timeout, ingest.max_frame_age)
     url = settings.url.get_secret_value()
     scheme = url.partition(":")[0].lower()
+    source: RatedSource
     if scheme == "whip":
         if context.gateway is None:
             raise ConfigError("url: WebRTC ingest is not available")
-        return WhipSource(stream, context.gateway, fps, limits)
-    if scheme in ("whep+http", "whep+https"):
-        return WhepSource(url, fps, limits)
-    return AvSource(plan(settings, ingest), context.reaper, fps, limits, settings.decoder or ingest.decoder)
+        source = WhipSource(stream, context.gateway, fps, limits)
+    elif scheme in ("whep+http", "whep+https"):
+        source = WhepSource(url, fps, limits)
+    else:
+        chosen = plan(settings, ingest)
+        if allowed is not None:
+            chosen = without_redirects(chosen)
+        source = AvSource(chosen, context.reaper, fps, limits, settings.decoder or ingest.decoder)
+    return source if allowed is None else _Guarded(source, url, allowed, context.reaper)
 
 
 SourceMaker = Callable[[], RatedSource]

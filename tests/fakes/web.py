@@ -63,6 +63,8 @@ class WebServer:
     async def _respond(self, path: str, start: int | None, writer: asyncio.StreamWriter) -> None:
         if path in _ERRORS:
             _answer(writer, _ERRORS[path], b"")
+        elif path == "/elsewhere":
+            writer.write(b"HTTP/1.1 302 Found\r\nLocation: /clip.mp4\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         elif path == "/hang":
             await asyncio.sleep(3600)
         elif path == "/mjpeg":

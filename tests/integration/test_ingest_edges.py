@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import ssl
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from streamwatch.camera import Camera
 from streamwatch.config import StreamSettings
 from streamwatch.domain import FailureReason, StreamState
-from streamwatch.errors import UrlNotAllowed
+from streamwatch.errors import SourceUnavailable, UrlNotAllowed
 from streamwatch.ingest.allow import AllowList
 from streamwatch.ingest.source import SourceContext, make_source
 from tests.fakes.certificates import self_signed
 from tests.fakes.ingest import Collector, Watch, ingest_settings
 from tests.fakes.patterns import clip
+from tests.fakes.web import WebServer
 
 
 async def test_rtsps(tmp_path: Path) -> None:
@@ -56,3 +58,18 @@ async def test_what_the_api_added_is_held_to_the_list_at_each_connection() -> No
         with pytest.raises(UrlNotAllowed, match=r"127\.0\.0\.1"):
             await make_source("cam", stream, settings, context, elsewhere).run(Collector())
         assert camera.connections == 0
+
+
+async def test_no_redirection_leads_past_the_list(tmp_path: Path) -> None:
+    context, settings = SourceContext(), ingest_settings()
+    shutil.copy(clip(), tmp_path / "clip.mp4")
+    async with WebServer(tmp_path) as server:
+        stream = StreamSettings.model_validate({"url": f"{server.url}/elsewhere", "realtime": False})
+        followed = Collector()
+        await make_source("cam", stream, settings, context).run(followed)
+        assert followed.offered > 0, "the configuration file's sources may be redirected"
+        server.requests.clear()
+        here = AllowList(frozenset({"http"}), ("127.0.0.1",))
+        with pytest.raises(SourceUnavailable):
+            await make_source("cam", stream, settings, context, here).run(Collector())
+        assert set(server.requests) == {"/elsewhere"}

@@ -57,7 +57,13 @@ def decoded(path: Path) -> tuple[int, float]:
 
 
 @pytest.mark.parametrize(
-    ("codec", "suffix"), [("libx264-b", ".mp4"), ("libx265", ".mp4"), ("libvpx", ".webm"), ("libsvtav1", ".mp4")]
+    ("codec", "suffix"),
+    [
+        ("libx264-b", ".mp4"),
+        ("libvpx", ".webm"),
+        pytest.param("libx265", ".mp4", marks=pytest.mark.slow),
+        pytest.param("libsvtav1", ".mp4", marks=pytest.mark.slow),
+    ],
 )
 async def test_what_arrived_is_cut_without_encoding(codec: str, suffix: str, tmp_path: Path) -> None:
     recorder: Recorder = Recorder(seconds=10)
