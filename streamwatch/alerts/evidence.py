@@ -7,10 +7,11 @@ alert.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,26 +101,26 @@ class Evidence:
         post-roll."""
         try:
             while True:
-                async with self._one_at_a_time:
-                    await self._guarded(asyncio.to_thread(self._sealer.retain, time.time()))
+                await _to_the_end(self._retain())
                 await asyncio.sleep(3600.0)
         finally:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _retain(self) -> None:
+        async with self._one_at_a_time:
+            await self._guarded(asyncio.to_thread(self._sealer.retain, time.time()))
+
     async def _gather(self, alert: Alert) -> None:
         """Waits for the post-roll, then seals. A cancellation (the service ends) seals what there is."""
         faces = self._recent.faces(alert.stream, _tracks(alert))
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(self._settings.post_roll)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._seal(alert, faces))
-            raise
         later = self._recent.faces(alert.stream, _tracks(alert))
         if later and ("worst" not in faces or later["worst"].scored.logit > faces["worst"].scored.logit):
             faces = later
-        await self._seal(alert, faces)
+        await _to_the_end(self._seal(alert, faces))
 
     async def _seal(self, alert: Alert, faces: Mapping[str, Any]) -> None:
         start, end = alert.opened_at.wall - self._back, alert.opened_at.wall + self._settings.post_roll
@@ -167,6 +168,21 @@ class Evidence:
 
     def _pictures(self, stream: str) -> bool:
         return self._settings.store_frames != "never" and self._options.pictures(stream)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for work that writes in a thread, cancelled or not: the thread would go on behind the back of who comes
+    next."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
 
 
 def _tracks(alert: Alert) -> list[int]:
