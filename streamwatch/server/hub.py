@@ -11,7 +11,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,6 +33,8 @@ from streamwatch.server import messages, wire
 from streamwatch.server.outbox import Payload
 from streamwatch.server.sessions import GOING_AWAY, TOO_SLOW, ClientSession, Subscription
 
+RETIRED = 10_000
+"""How many removed streams' numbers are remembered."""
 SHOWING = frozenset({StreamState.LIVE, StreamState.STALLED})
 """In these states earlier scores and pictures still hold."""
 
@@ -61,8 +63,7 @@ class HubOptions:
 
 @dataclass(slots=True)
 class _Stream:
-    """What the hub holds of one stream. `seq` is the last number given out; it outlives the stream's removal, so that
-    numbers never repeat within an epoch."""
+    """What the hub holds of one stream. `seq` is the last number given out."""
 
     name: str
     seq: int = 0
@@ -71,7 +72,6 @@ class _Stream:
     score: StreamScore | None = None
     picture: FrameScores | None = None
     ring: deque[tuple[int, str]] = field(default_factory=deque)
-    present: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,8 @@ class Hub:
         """Told of each new picture that some client wants to see."""
         self._observer = observer or NullObserver()
         self._streams: dict[str, _Stream] = {}
+        self._retired: OrderedDict[str, int] = OrderedDict()
+        """removed stream -> its last number, so that numbers do not repeat when it is added again"""
         self._alerts: dict[str, Alert] = {}
         self._clients: set[ClientSession] = set()
         self._published = 0
@@ -145,12 +147,15 @@ class Hub:
 
     def removed(self, stream: str) -> None:
         entry = self._streams.get(stream)
-        if entry is None or not entry.present:
+        if entry is None:
             return
         self._publish(
             stream, "removed", messages.removed_message(self.epoch, entry.seq + 1, stream, self.options.clock())
         )
-        self._streams[stream] = _Stream(stream, seq=entry.seq)
+        del self._streams[stream]
+        self._retired[stream] = entry.seq
+        while len(self._retired) > RETIRED:
+            self._retired.popitem(last=False)
 
     # --- what holds now ----------------------------------------------------------------------------------------------
 
@@ -168,7 +173,7 @@ class Hub:
         chosen = {
             name: entry
             for name, entry in sorted(self._streams.items())
-            if entry.present and name and (streams is None or name in streams)
+            if name and (streams is None or name in streams)
         }
         return {
             "v": wire.VERSION,
@@ -285,8 +290,7 @@ class Hub:
     def _entry(self, stream: str) -> _Stream:
         entry = self._streams.get(stream)
         if entry is None:
-            entry = self._streams[stream] = _Stream(stream)
-        entry.present = True
+            entry = self._streams[stream] = _Stream(stream, seq=self._retired.pop(stream, 0))
         return entry
 
     def _publish_status(self, stream: str, entry: _Stream) -> None:
@@ -310,7 +314,7 @@ class Hub:
     def _missed(self, stream: str, seq: int) -> list[str] | None:
         """The texts after number `seq`; None where the ring no longer reaches back so far."""
         entry = self._streams.get(stream)
-        if entry is None or not entry.present or not 0 <= seq <= entry.seq:
+        if entry is None or not 0 <= seq <= entry.seq:
             return None
         if seq < entry.seq and (not entry.ring or entry.ring[0][0] > seq + 1):
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from streamwatch.server.wire import VERSION, PictureHeader
 
 SIZES = {"small": 320, "large": 960}
 """name -> width of a thumbnail"""
+SHARE = 0.25
 _QUALITY = 75
 
 
@@ -93,7 +95,8 @@ def binary_message(epoch: str, kind: str, frame: Frame, picture: Picture) -> byt
 
 class PicturePump:
     """Encodes the newest pictures of the streams that clients look at, one after the other; a stream that gets a new
-    picture while it waits keeps its turn and shows the new one."""
+    picture while it waits keeps its turn and shows the new one. It takes at most SHARE of one core from the detection:
+    with many streams, pictures come less often."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -111,7 +114,9 @@ class PicturePump:
             while self._due:
                 stream = next(iter(self._due))
                 del self._due[stream]
+                begun = time.perf_counter()
                 await self._show(stream)
+                await asyncio.sleep((time.perf_counter() - begun) * (1 / SHARE - 1))
             self._wake.clear()
             await self._wake.wait()
 
