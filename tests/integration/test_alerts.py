@@ -272,7 +272,9 @@ async def test_alert_to_webhook_latency(history: History, receiver: Receiver) ->
     for request in receiver.requests:
         for alert_id, _ in request.told:
             delays.append(request.at - (await history.alerts.alert(alert_id)).opened_at.wall)
-    assert sorted(delays)[int(0.95 * len(delays))] < 1.0
+    p50, p95 = (sorted(delays)[int(q * len(delays))] for q in (0.5, 0.95))
+    print(f"event to webhook: p50 {p50 * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms")
+    assert p95 < 1.0
 
 
 async def test_no_secret_of_a_sink_is_logged(
