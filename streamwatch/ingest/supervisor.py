@@ -116,7 +116,6 @@ class Supervisor:
     async def _attempt(self) -> None:
         """One connection, and the wait after it."""
         watched = _Watched(self._sink, self._opened)
-        started = time.monotonic()
         task = asyncio.create_task(self._run_source(watched), name=f"source {self._stream}")
         error: BaseException | None
         try:
@@ -135,7 +134,7 @@ class Supervisor:
         elif isinstance(error, ConfigError):
             self._event(Event.REFUSED, FailureReason.NOT_ALLOWED, str(error))
         else:
-            await self._lost(error, time.monotonic() - started)
+            await self._lost(error)
 
     async def _run_source(self, sink: Sink) -> None:
         self._source = self._make_source()
@@ -148,16 +147,16 @@ class Supervisor:
         command = asyncio.create_task(self._commands.wait())
         try:
             while True:
+                self._report_skew()
                 left, quiet = self._time_left(watched), time.monotonic() - watched.moved_at
                 if left is not None and left <= 0:
                     return self._silent(watched, quiet)
-                self._report_skew()
                 timeout = _LOOK if left is None else min(left, _LOOK)
                 await asyncio.wait({task, command}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if task.cancelled():
+                    return SourceUnavailable("the source was cancelled", FailureReason.CONNECTION_FAILED)
                 if task.done():
-                    return task.exception() if not task.cancelled() else SourceUnavailable(
-                        f"{self._stream}: the source was cancelled", FailureReason.CONNECTION_FAILED
-                    )  # fmt: skip
+                    return task.exception()
                 if self._paused or self._stopped:
                     return None
                 self._commands.clear()
@@ -186,7 +185,7 @@ class Supervisor:
             return SourceUnavailable(f"no picture within {quiet:.0f} s", FailureReason.TIMEOUT)
         return StreamEnded(f"nothing arrived for {quiet:.0f} s", FailureReason.STALLED)
 
-    async def _lost(self, error: BaseException, lasted: float) -> None:
+    async def _lost(self, error: BaseException) -> None:
         if not isinstance(error, SourceError):
             # A fault of ours in one source must not take the other streams down; it is logged in full.
             log.error("stream %s: unexpected error in its source", self._stream, exc_info=error)
