@@ -6,8 +6,6 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +16,16 @@ import yaml
 
 from streamwatch.domain import AlertEvent, AlertPhase, DropReason, FailureReason, StreamState, StreamStatus
 from streamwatch.metrics import Metrics
-from streamwatch.server.run import Address, serving
+from streamwatch.server.run import serving
 from streamwatch.server.tokens import Scope
 from tests.fakes.control import alert, build, instant, stream_score
-from tests.fakes.ports import free_port
-from tests.fakes.webhook import Receiver, webhook_receiver
+from tests.fakes.monitoring import RULES, told, watched
+from tests.fakes.people import until
+from tests.fakes.webhook import webhook_receiver
 from tests.require import prometheus
 
 pytestmark = pytest.mark.prometheus
 CONFIG = Path(__file__).parents[2] / "config"
-RULES = CONFIG / "prometheus" / "rules.yml"
 TESTS = sorted(RULES.parent.glob("*_test.yml"))
 RUNBOOKS = CONFIG.parent / "docs" / "runbooks.md"
 
@@ -77,73 +75,6 @@ def board_queries() -> list[str]:
     return [query.replace("$instance", ".*").replace("$stream", ".*") for query in queries]
 
 
-def told(receiver: Receiver, status: str) -> list[dict[str, Any]]:
-    """The alerts of that status that Alertmanager has sent."""
-    return [a for request in list(receiver.requests) for a in request.json["alerts"] if a["status"] == status]
-
-
-@asynccontextmanager
-async def program(*arguments: str, ready: str) -> AsyncIterator[None]:
-    process = await asyncio.create_subprocess_exec(
-        *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with httpx.AsyncClient() as http:
-
-            async def answers() -> bool:
-                try:
-                    return (await http.get(ready)).is_success
-                except httpx.TransportError:
-                    return False
-
-            async with asyncio.timeout(30):
-                while not await answers():
-                    await asyncio.sleep(0.1)
-        yield
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-@asynccontextmanager
-async def watched(path: Path, service: Address, token: str, webhook: str) -> AsyncIterator[str]:
-    """Prometheus and Alertmanager with the shipped configuration, only quicker and on free ports; Prometheus's URL."""
-    program_path, manager_path = prometheus("prometheus", "prometheus-alertmanager")
-    ports = free_port(), free_port()
-    config = yaml.safe_load(RULES.with_name("prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(RULES)]
-    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{ports[1]}"]
-    scrape = config["scrape_configs"][0]
-    scrape["static_configs"][0]["targets"] = [f"127.0.0.1:{service.port}"]
-    (path / "token").write_text(token)
-    scrape["authorization"] = {"credentials_file": str(path / "token")}
-    (path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    manager = yaml.safe_load(RULES.with_name("alertmanager.yml").read_text())
-    manager["route"] |= {"group_wait": "0s", "group_interval": "1s"}
-    manager["receivers"][0]["webhook_configs"][0]["url"] = webhook
-    (path / "alertmanager.yml").write_text(yaml.safe_dump(manager))
-    url = f"http://127.0.0.1:{ports[0]}"
-    async with (
-        program(
-            manager_path,
-            f"--config.file={path / 'alertmanager.yml'}",
-            f"--storage.path={path / 'manager'}",
-            f"--web.listen-address=127.0.0.1:{ports[1]}",
-            "--cluster.listen-address=",
-            ready=f"http://127.0.0.1:{ports[1]}/-/ready",
-        ),
-        program(
-            program_path,
-            f"--config.file={path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={path / 'data'}",
-            f"--web.listen-address=127.0.0.1:{ports[0]}",
-            ready=f"{url}/-/ready",
-        ),
-    ):
-        yield url
-
-
 class Stream:
     """A stream whose score the test sets; everything else goes on by itself."""
 
@@ -174,12 +105,6 @@ class Stream:
             await asyncio.sleep(0.2)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.05)
-
-
 async def query(http: httpx.AsyncClient, expression: str) -> list[Any]:
     answer = (await http.get("/api/v1/query", params={"query": expression})).json()
     assert answer["status"] == "success", (expression, answer)
@@ -197,7 +122,7 @@ async def test_a_score_above_its_threshold_reaches_the_webhook_and_is_resolved_a
     with webhook_receiver() as receiver:
         async with (
             serving(services) as address,
-            watched(tmp_path, address, token, receiver.url) as url,
+            watched(tmp_path, address.port, token, receiver.url) as url,
             httpx.AsyncClient(base_url=url) as http,
         ):
             running = asyncio.create_task(stream.run())
