@@ -19,6 +19,8 @@ export function backoff(attempt) {
 export class Connection {
   state = "connecting";
   retryAt = null;
+  /** What the service said when it ended the connection, if it did. */
+  reason = "";
   #socket = null;
   #attempt = 0;
   #timer = null;
@@ -77,7 +79,7 @@ export class Connection {
       if (resuming) socket.send(JSON.stringify({ type: "resume", epoch: this.#epoch, seq: Object.fromEntries(this.#seen) }));
     };
     socket.onmessage = (event) => this.#receive(JSON.parse(event.data));
-    socket.onclose = () => this.#lost(socket);
+    socket.onclose = (event) => this.#lost(socket, event.reason);
   }
 
   /** Whoever says nothing for two heartbeats is gone, whatever the socket believes. */
@@ -110,8 +112,9 @@ export class Connection {
     for (const { stream, seq } of snapshot.streams) this.#seen.set(stream, seq);
   }
 
-  async #lost(socket) {
+  async #lost(socket, reason = "") {
     if (socket !== this.#socket) return;
+    this.reason = reason;
     this.#socket = null;
     clearTimeout(this.#watchdog);
     if (this.#stopped) return;

@@ -109,7 +109,7 @@ function showLink(state) {
 function showLost() {
   const left = h("span", { class: "num" });
   if (!byId("banner").firstElementChild) {
-    byId("banner").replaceChildren(h("div", {}, h("span", { role: "alert" }, "Disconnected from the service. Nothing on this page is live."), left, h("button", { type: "button", onclick: () => connection.retry() }, "Try now")));
+    byId("banner").replaceChildren(h("div", {}, h("span", { role: "alert" }, `Disconnected from the service${connection.reason ? ` (${connection.reason})` : ""}. Nothing on this page is live.`), left, h("button", { type: "button", onclick: () => connection.retry() }, "Try now")));
   }
   const shown = byId("banner").querySelector(".num");
   const tell = () => setText(shown, connection.retryAt === null ? "Trying again" : `Next attempt in ${duration(Math.max(0, connection.retryAt - performance.now()))}`);

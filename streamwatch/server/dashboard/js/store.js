@@ -9,6 +9,7 @@ const RECENT = 12;
 const SHOWING = new Set(["live", "stalled"]);
 /** A picture that is older than the newest score by more is shown as what it is, past; in ms. */
 const LAGS = 4_000;
+const ALERTS = 500;
 
 export class Store {
   streams = new Map();
@@ -116,8 +117,20 @@ export class Store {
   }
 
   #alert(alert) {
+    this.alerts.delete(alert.id);
     this.alerts.set(alert.id, alert);
+    this.#forgetOldAlerts();
     this.tell("alert", alert.id);
+  }
+
+  /** A wall hangs for months: of what is resolved only the newest are kept, the rest is on the alerts page. */
+  #forgetOldAlerts() {
+    if (this.alerts.size <= ALERTS) return;
+    for (const [id, alert] of this.alerts) {
+      if (alert.active) continue;
+      this.alerts.delete(id);
+      return;
+    }
   }
 
   #remove(id) {
