@@ -89,7 +89,7 @@ def print_table(results: list[FileResult]) -> None:
         score = "     -" if row.score is None else f"{row.score:.4f}"
         faces = f"{row.frames_with_face}/{row.frames_analysed} frames with a face"
         remark = row.error or ", ".join(filter(None, (row.reason, faces, row.warning)))
-        print(f"{row.verdict:<8} {score}  {row.path}  ({remark})")
+        print(f"{row.verdict:<8} {score}  {row.shown_path}  ({remark})")
 
 
 class ConsoleProgress:

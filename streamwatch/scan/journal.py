@@ -73,6 +73,6 @@ class Journal:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open(mode, encoding="utf-8") as file:
-                file.writelines(json.dumps(result.to_json(), ensure_ascii=False) + "\n" for result in results)
+                file.writelines(json.dumps(result.to_json()) + "\n" for result in results)
         except OSError as error:
             raise StorageError(f"{self._path}: cannot be written: {error.strerror or error}") from error

@@ -95,6 +95,11 @@ class FileResult:
             return f"error: {self.error}"
         return "real" if self.verdict == "suspect" else self.verdict
 
+    @property
+    def shown_path(self) -> str:
+        """The path for people: a name that is no Unicode cannot be printed as it is."""
+        return self.path.encode("utf-8", "replace").decode("utf-8")
+
     def to_json(self) -> Json:
         return asdict(self)
 

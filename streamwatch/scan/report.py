@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from streamwatch.errors import StorageError
 from streamwatch.scan.highlights import Highlights, Thumbnail
@@ -181,5 +182,5 @@ def _remark(row: FileResult) -> str:
 
 
 def _link(target: str | None, text: str) -> str:
-    shown = html.escape(text)
-    return f'<a href="{html.escape(target)}">{shown}</a>' if target else shown
+    shown = html.escape(text)  # `target` is a path below the page's folder
+    return f'<a href="{quote(target)}">{shown}</a>' if target else shown
