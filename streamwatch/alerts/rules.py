@@ -39,7 +39,8 @@ KINDS = {
     "detector_drift": AlertKind.DRIFT,
     "canary": AlertKind.CANARY,
 }
-_OVER = frozenset({StreamState.PAUSED, StreamState.ENDED, StreamState.STOPPED})
+# Not STOPPED: so a service ends, and what was open then is taken up by the next start. A removed stream: `remove`.
+_OVER = frozenset({StreamState.PAUSED, StreamState.ENDED})
 _SERVICE_RULE = RuleSettings(kind="stream_down", severity=Severity.WARNING, cooldown=60.0)
 """Severity and cooldown of the service's own alerts (a failing sink, a full disk), which no rule configures."""
 
@@ -86,7 +87,7 @@ class RuleEngine:
         return self._step(watches, score.at, lambda w: w.condition.score(score))
 
     def on_status(self, status: StreamStatus) -> list[AlertEvent]:
-        """A stream that was paused, stopped or has ended resolves what was said of its faces."""
+        """A stream that was paused or has ended resolves what was said of it."""
         watches = self._watches(status.stream)
         events = self._step(watches, status.at, lambda w: w.condition.status(status))
         if status.state in _OVER:

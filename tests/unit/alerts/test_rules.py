@@ -248,6 +248,13 @@ def test_a_restored_alert_is_not_opened_twice() -> None:
     assert told(feed(after, (14, 0.1), (16, 0.1))) == [("resolved", 16)]
 
 
+def test_the_end_of_the_service_leaves_alerts_to_the_next_start() -> None:
+    rules = engine()
+    feed(rules, (0, 0.9), (1, 0.9))
+    assert rules.on_status(status(2, StreamState.STOPPED)) == []
+    assert len(rules.active) == 1
+
+
 def test_removing_a_stream_resolves_its_alerts() -> None:
     rules = engine()
     feed(rules, (0, 0.9), (1, 0.9))
