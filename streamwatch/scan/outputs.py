@@ -99,7 +99,7 @@ def _face_rows(output: Path, result: FileResult) -> Iterator[dict[str, Any]]:
             corners = dict(zip(("x0", "y0", "x1", "y1"), face["box"], strict=True))
             plain = {name: face[name] for name in ("confidence", "score", "weight", "person", "gate")}
             yield {
-                "path": result.path,
+                "path": result.shown_path,
                 "frame": record["frame"],
                 "time": record["time"],
                 **corners,

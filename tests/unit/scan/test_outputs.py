@@ -52,6 +52,9 @@ def test_a_name_that_is_not_unicode_is_written_as_it_is(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     path = write_predictions(tmp_path / "predictions.csv", [row(name)])
     assert b"caf\xe9.mp4" in path.read_bytes()
+    Journal(tmp_path, "s").add(row(name))
+    assert Journal(tmp_path, "s")._done[f"key:{name}"].path == name
+    assert row(name).shown_path == "caf?.mp4"
 
 
 def test_the_journal_knows_what_is_done_and_still_true(tmp_path: Path) -> None:
