@@ -22,7 +22,7 @@ from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.failures import classify
 from streamwatch.ingest.hardware import accelerator
 from streamwatch.ingest.plans import OpenPlan
-from streamwatch.ingest.sampling import Sampler, SkipPolicy
+from streamwatch.ingest.sampling import Backlog, Sampler, SkipPolicy
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -58,6 +58,7 @@ class DecodeRun:
         self._vp9 = self._stream.codec_context.codec.canonical_name == "vp9"
         self._reformatter = VideoReformatter()
         self._policy = SkipPolicy()
+        self._backlog = Backlog()
         self._info: StreamInfo | None = None
         self._origin: float | None = None
         self._anchor = _now()
@@ -92,10 +93,16 @@ class DecodeRun:
         quiet_since = time.monotonic()
         while True:
             try:
-                for packet in self._container.demux(self._stream):
+                packets = iter(self._container.demux(self._stream))
+                while True:
+                    asked = time.monotonic()
+                    packet = next(packets, None)
+                    if packet is None:
+                        return
                     quiet_since = time.monotonic()
+                    if self._plan.clock is not ClockSource.FILE and not self._plan.paced:
+                        self._backlog.read(quiet_since - asked, quiet_since)
                     yield packet
-                return
             except _QUIET as error:
                 quiet = time.monotonic() - quiet_since
                 if self._stop.is_set():
@@ -135,7 +142,10 @@ class DecodeRun:
 
     def _choose_skip(self, t: float, key: bool) -> None:
         before = self._policy.mode
-        mode = self._policy.before(t, key, self._sampler)
+        behind = self._backlog.behind
+        mode = self._policy.before(t, key, self._sampler, behind=behind)
+        if behind and not key:
+            self._sink.dropped(DropReason.BUDGET)
         if mode == before:
             return
         self._context.skip_frame = mode

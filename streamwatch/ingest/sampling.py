@@ -57,17 +57,42 @@ class FrameRate:
                 self.value = round(1.0 / gaps[len(gaps) // 2], 2)
 
 
+class Backlog:
+    """Whether a live stream is read more slowly than it comes: then a read never has to wait, since more is queued."""
+
+    _SPAN = 1.0
+    _BUSY, _IDLE = 0.03, 0.3
+
+    def __init__(self) -> None:
+        self.behind = False
+        self._began: float | None = None
+        self._waited = 0.0
+
+    def read(self, waited: float, now: float) -> None:
+        """A read that waited so many seconds has ended at monotonic time `now`."""
+        if self._began is None:
+            self._began = now
+            return
+        self._waited += waited
+        elapsed = now - self._began
+        if elapsed >= self._SPAN:
+            share = self._waited / elapsed
+            self.behind = share < self._BUSY or (self.behind and share < self._IDLE)
+            self._began, self._waited = now, 0.0
+
+
 class SkipPolicy:
     """Chooses the decoder's `skip_frame` before each packet, from what the stream has shown so far.
 
     - NONKEY where the key pictures alone reach the rate, and from the last sample of a group of pictures to the next
-      key picture, since nothing between is needed. Only where groups are regular (three within 20 %), and left at a
-      key picture only: a decoder that skipped references cannot go on in the middle of a group.
+      key picture, since nothing between is needed. Only where most groups are equally long (within 20 %), and left at
+      a key picture only: a decoder that skipped references cannot go on in the middle of a group.
+    - NONKEY also while the reader is behind: reading on is cheap, and only so does it catch up.
     - NONREF where disposable pictures were seen and the others are at least twice the rate.
     """
 
     def __init__(self) -> None:
-        self._keys: deque[float] = deque(maxlen=4)
+        self._keys: deque[float] = deque(maxlen=6)
         self._span: float | None = None
         self._seen = self._disposable = 0
         self._rate = FrameRate()
@@ -83,13 +108,13 @@ class SkipPolicy:
         """The stream's own pictures a second, once known."""
         return self._rate.value
 
-    def before(self, t: float, key: bool, sampler: Sampler) -> Skip:
+    def before(self, t: float, key: bool, sampler: Sampler, *, behind: bool = False) -> Skip:
         """The mode for the packet at `t`."""
         self._rate.add(t)
         if key:
             self._key(t)
-            self.mode = self._whole_group(sampler)
-        elif self.mode != "NONKEY" and self._rest_is_idle(sampler):
+            self.mode = "NONKEY" if behind else self._whole_group(sampler)
+        elif behind or (self.mode != "NONKEY" and self._rest_is_idle(sampler)):
             self.mode = "NONKEY"
         return self.mode
 
@@ -103,10 +128,11 @@ class SkipPolicy:
         self._keys.append(t)
         if len(self._keys) < 4:
             return
-        keys = list(self._keys)
-        gaps = [b - a for a, b in pairwise(keys)]
-        regular = min(gaps) > 0 and max(gaps) <= 1.2 * min(gaps)
-        self._span = sum(gaps) / len(gaps) if regular else None
+        # Most, not all: on a lossy network key pictures go missing too.
+        gaps = sorted(b - a for a, b in pairwise(self._keys))
+        middle = gaps[len(gaps) // 2]
+        alike = sum(middle / 1.2 <= gap <= middle * 1.2 for gap in gaps)
+        self._span = middle if middle > 0 and alike >= 0.6 * len(gaps) else None
 
     def _whole_group(self, sampler: Sampler) -> Skip:
         if self._span is not None and sampler.fps * self._span <= 1.05:

@@ -102,6 +102,17 @@ async def test_damaged_data() -> None:
             await watch.live(3)
 
 
+async def test_packets_without_pictures_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamwatch.ingest.decode._PATIENCE", 0.7)
+    async with Camera([clip(gop=1000)]) as camera:
+        await asyncio.sleep(0.2)  # past the only key picture of the clip
+        async with Watch(camera.url) as watch:
+            status = await watch.failed(R.DECODE_ERRORS)
+            assert "no picture" in status.detail
+            monkeypatch.undo()
+            await watch.live(1)
+
+
 async def test_a_changed_password_and_no_hammering() -> None:
     who = Credentials("admin", "first-secret")
     async with Camera([clip(gop=12)], credentials=who) as camera:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamwatch.ingest.sampling import FrameRate, Sampler, SkipPolicy
+from streamwatch.ingest.sampling import Backlog, FrameRate, Sampler, SkipPolicy
 
 
 @given(st.integers(1, 60), st.floats(0.5, 30))
@@ -90,3 +90,41 @@ def test_irregular_groups_are_decoded_whole() -> None:
         assert policy.before(t, key, sampler) == "DEFAULT"
         sampler.take(t)
     assert policy.keyframe_interval is None
+
+
+def test_a_key_picture_that_went_missing_changes_nothing() -> None:
+    sampler, policy = Sampler(1.0), SkipPolicy()
+    for second in (0, 1, 2, 4, 5, 6):
+        mode = policy.before(float(second), True, sampler)
+        sampler.take(float(second))
+    assert policy.keyframe_interval == 1.0
+    assert mode == "NONKEY"
+
+
+def test_a_reader_that_is_behind_reads_on_without_decoding() -> None:
+    sampler, policy = Sampler(25.0), SkipPolicy()
+    assert policy.before(0.0, True, sampler) == "DEFAULT"
+    assert policy.before(0.04, False, sampler, behind=True) == "NONKEY"
+    assert policy.before(0.08, False, sampler) == "NONKEY", "until the next key picture"
+    assert policy.before(1.0, True, sampler) == "DEFAULT"
+
+
+def test_reads_that_never_wait_mean_a_backlog() -> None:
+    backlog, now = Backlog(), 0.0
+    for _ in range(60):  # decoding takes 0.05 s, and the next packet is there already
+        now += 0.05
+        backlog.read(0.0001, now)
+    assert backlog.behind
+    for _ in range(60):  # caught up: each read waits for the camera
+        now += 0.04
+        backlog.read(0.035, now)
+    assert not backlog.behind
+
+
+def test_the_opening_burst_is_no_backlog() -> None:
+    backlog, now = Backlog(), 0.0
+    for index in range(100):
+        waited = 0.0 if index < 25 else 0.036
+        now += waited + 0.004
+        backlog.read(waited, now)
+        assert not backlog.behind
