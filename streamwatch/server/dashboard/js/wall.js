@@ -18,7 +18,7 @@ const LARGE_FROM = 400;
 const MANY = 6;
 /** With more tiles than this a heat map would be a few pixels. */
 const HEAT_UP_TO = 24;
-const CHIPS = { fake: "Fake", suspect: "Suspect", alert: "Alert", down: "Down", unknown: "Unknown", real: "Real", paused: "Paused" };
+const CHIPS = { fake: "Fake", suspect: "Suspect", alert: "Other alert", down: "Down", unknown: "Unknown", real: "Real", paused: "Paused" };
 
 export function openWall(context) {
   const wall = new Wall(context);
