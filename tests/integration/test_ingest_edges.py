@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import ssl
+import time
 from pathlib import Path
 
 import pytest
 
 from streamwatch.camera import Camera
 from streamwatch.config import StreamSettings
-from streamwatch.domain import FailureReason, StreamState
+from streamwatch.domain import DropReason, FailureReason, StreamState
 from streamwatch.errors import SourceUnavailable, UrlNotAllowed
 from streamwatch.ingest.allow import AllowList
 from streamwatch.ingest.source import SourceContext, make_source
 from tests.fakes.certificates import self_signed
-from tests.fakes.ingest import Collector, Watch, ingest_settings
+from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, until
 from tests.fakes.patterns import clip
 from tests.fakes.web import WebServer
 
@@ -73,3 +75,27 @@ async def test_no_redirection_leads_past_the_list(tmp_path: Path) -> None:
         with pytest.raises(SourceUnavailable):
             await make_source("cam", stream, settings, context, here).run(Collector())
         assert set(server.requests) == {"/elsewhere"}
+
+
+class Slow(Collector):
+    """Takes as long over each decoded picture as an overloaded machine would."""
+
+    def decoded(self, count: int = 1) -> None:
+        super().decoded(count)
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+async def test_a_machine_that_is_too_slow_stays_near_the_present() -> None:
+    """Twice as much comes as can be decoded: without shedding it would be seconds behind, and ever further."""
+    sink = Slow()
+    async with Camera([clip(gop=12, seconds=6.0)]) as camera:
+        task = asyncio.create_task(source_for(camera.url, SourceContext()).run(sink))
+        await until(lambda: sink.drops[DropReason.BUDGET] > 0, "load is shed")
+        await asyncio.sleep(3.0)
+        offered = sink.offered
+        await until(lambda: sink.offered > offered, "still watching")
+        behind = max(picture.taken_at - picture.captured_at.mono for picture in sink.pictures[-3:])
+        task.cancel()
+        await asyncio.wait([task])
+    assert behind < 3.0, "by the camera's own reports"
