@@ -9,9 +9,11 @@ import os
 import sys
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from streamwatch.client import follow
+from streamwatch.errors import ConfigError
 
 BAR = 20
 _COLOURS = {"real": "32", "suspect": "33", "fake": "31", "unknown": "2"}
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", nargs="?", default="ws://127.0.0.1:8460", help="address (default: %(default)s)")
     parser.add_argument("streams", nargs="*", metavar="STREAM", help="only these")
     parser.add_argument("--json", action="store_true", help="the messages as they come, one a line")
-    parser.add_argument("--token-file", metavar="FILE", help="holds the token (default: $STREAMWATCH_TOKEN)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token (default: $STREAMWATCH_TOKEN)")
     parser.add_argument("--once", action="store_true", help="end when the connection breaks")
     parser.add_argument("--seconds", type=float, metavar="S", help="end after so long")
 
@@ -48,11 +50,13 @@ async def _tail(args: argparse.Namespace) -> int:
     return 0
 
 
-def _token(path: str | None) -> str | None:
+def _token(path: Path | None) -> str | None:
     if path is None:
         return os.environ.get("STREAMWATCH_TOKEN")
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - "-" and descriptors are welcome here
-        return file.read().strip()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file: {path}: cannot be read: {error}") from error
 
 
 def lines(message: dict[str, Any], *, colour: bool = False) -> list[str]:

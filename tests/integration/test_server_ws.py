@@ -20,6 +20,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from streamwatch.cli import main
 from streamwatch.client import follow, socket_url
 from streamwatch.config import ServerSettings
 from streamwatch.domain import AlertEvent, AlertPhase, StreamState, StreamStatus
@@ -309,6 +310,11 @@ async def test_tail_prints_lines_for_people_and_json_for_programs(tmp_path: Path
             else:
                 assert first.split()[1:] == ["lobby", "live"]
                 assert second.split()[1:5] == ["lobby", "0.81", "#" * 16, "fake"]
+
+
+def test_tail_names_a_token_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tail", "--token-file", str(tmp_path / "none")]) == 2
+    assert "--token-file" in capsys.readouterr().err
 
 
 async def test_tls(tmp_path: Path) -> None:
