@@ -162,7 +162,10 @@ class Service:
         self._stack.push_async_callback(dispatcher.stop)
         recorder, evidence = self._evidence(metrics, report)
         results = Results(rules, hub, history, Desk(dispatcher, evidence), metrics)
-        await self._restore(results, hub, history)
+        if history.statistics.open:
+            await self._restore(results, hub, history)
+        else:
+            self._own(lambda: self._restore(results, hub, history), "restoration")
         self._own(history.run, "history")
         self._own(dispatcher.run, "dispatcher")
         self._own(results.run, "rules")
@@ -232,9 +235,12 @@ class Service:
         return history
 
     async def _restore(self, results: Results, hub: Hub, history: History) -> None:
+        """Waits for a database that is down at the start: what it holds must not stay open for ever."""
+        await history.ready()
         try:
             alerts = await history.alerts.active()
-        except StorageError:
+        except StorageError as error:
+            log.error("alerts of the last run could not be taken up: %s", error)
             return
         for alert in alerts:
             hub.restored(alert)

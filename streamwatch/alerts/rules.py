@@ -115,13 +115,17 @@ class RuleEngine:
     # --- life ------------------------------------------------------------------------------------------------------
 
     def restore(self, alerts: Sequence[Alert], now: Instant) -> list[AlertEvent]:
-        """Takes up the alerts that were open when the last run ended. Those whose rule is gone resolve at once."""
+        """Takes up the alerts that were open when the last run ended. Those whose rule is gone resolve at once, and
+        those whose rule has opened another in the meantime."""
         events = []
         for alert in alerts:
             slot = self._slot_of(alert)
             if slot is None or slot.alert is not None:
                 gone = replace(
-                    alert, resolved_at=now, updated_at=now, labels={**alert.labels, "resolved": "rule removed"}
+                    alert,
+                    resolved_at=now,
+                    updated_at=now,
+                    labels={**alert.labels, "resolved": "rule removed" if slot is None else "superseded"},
                 )
                 events.append(AlertEvent(AlertPhase.RESOLVED, alert, gone))
             else:

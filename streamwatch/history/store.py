@@ -33,12 +33,13 @@ Report = Callable[[AlertKind, str, str | None], None]
 
 @dataclass(frozen=True, slots=True)
 class HistoryStatistics:
-    """`waiting` rows are not in the database yet; `lost` ones never will be."""
+    """`waiting` rows are not in the database yet; `lost` ones never will be. `open`: it has answered once."""
 
     waiting: int
     written: int
     lost: int
     down: bool
+    open: bool
 
 
 class History:
@@ -61,7 +62,7 @@ class History:
         self._written = 0
         self._lost = 0
         self._down = False
-        self._migrated = False
+        self._migrated = asyncio.Event()
         self._upkeep_due = 0.0
 
     @property
@@ -70,7 +71,7 @@ class History:
 
     @property
     def statistics(self) -> HistoryStatistics:
-        return HistoryStatistics(len(self._waiting), self._written, self._lost, self._down)
+        return HistoryStatistics(len(self._waiting), self._written, self._lost, self._down, self._migrated.is_set())
 
     def score(self, score: StreamScore) -> None:
         self._take(scores.name, score_row(score))
@@ -82,7 +83,11 @@ class History:
         """Migrates. Raises StorageError; `run` tries again by itself, so that a service may start without its
         database."""
         await self._database.migrate()
-        self._migrated = True
+        self._migrated.set()
+
+    async def ready(self) -> None:
+        """Returns once the database has answered: at once after `open`, later where it was down then."""
+        await self._migrated.wait()
 
     async def run(self) -> None:
         """Until cancelled; then what still waits is written, unless the database is down."""
@@ -100,7 +105,7 @@ class History:
 
     async def flush(self) -> None:
         """Writes all that waits. Raises StorageError; nothing is lost by that unless the buffer is full."""
-        if not self._migrated:
+        if not self._migrated.is_set():
             await self.open()
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]

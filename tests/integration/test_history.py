@@ -188,6 +188,23 @@ async def test_the_database_goes_away_and_comes_back(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_database_that_comes_late_is_opened_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    path.write_text("this is no database, yet")
+    store = History(settings(path))
+    with pytest.raises(StorageError, match="not a database"):
+        await store.open()
+    store.score(stream_score(0, 0.5))
+    assert not await store._try()
+    assert not store.statistics.open
+    await store.close()
+    path.unlink()
+    assert await store._try()
+    await store.ready()
+    assert (store.statistics.open, store.statistics.written) == (True, 1)
+    await store.close()
+
+
 async def test_what_waits_is_written_at_the_end(tmp_path: Path) -> None:
     store = History(settings(tmp_path / "history.db"))
     await store.open()

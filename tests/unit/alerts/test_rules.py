@@ -239,6 +239,14 @@ def test_restored_alerts_go_on_or_resolve() -> None:
     )
 
 
+def test_a_late_restoration_gives_way_to_what_is_open_now() -> None:
+    (old,) = feed(engine(), (0, 0.9), (1, 0.9))
+    after = engine()
+    feed(after, (10, 0.9), (11, 0.9))
+    (event,) = after.restore([replace(old.after, id="old")], instant(12))
+    assert (event.after.id, event.after.labels["resolved"], len(after.active)) == ("old", "superseded", 1)
+
+
 def test_a_restored_alert_is_not_opened_twice() -> None:
     before = engine()
     (opened,) = feed(before, (0, 0.9), (1, 0.9))
