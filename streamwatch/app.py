@@ -124,6 +124,7 @@ class Service:
                 hub,
                 rooms.results,
                 lambda url: check_url(url, allowed, context.reaper),
+                lambda: self.pacer.budget,
                 rooms.evidence.directory if rooms.evidence is not None else lambda alert: None,
                 gateway,
             ),

@@ -41,6 +41,7 @@ class ControlledRooms:
     hub: Hub
     results: Results
     allow: Allow
+    budget: Callable[[], float | None]
     evidence: Callable[[str], Path | None]
     whip: WhipGateway | None = None
 
@@ -202,6 +203,7 @@ class ServiceControl:
             "version": __version__,
             "started_at": datetime.fromtimestamp(self._started_at, UTC).isoformat().replace("+00:00", "Z"),
             "latency": describe_latency(latencies),
+            "budget_fps": self._rooms.budget(),
             "streams": Counter(monitor.status.state.value for monitor in monitors),
             "history": {
                 "waiting": history.waiting, "written": history.written, "lost": history.lost, "down": history.down
