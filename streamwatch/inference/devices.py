@@ -35,8 +35,8 @@ def choose_devices(names: Sequence[str]) -> list[str]:
 def torch_threads(settings: DeviceSettings, device: str) -> int:
     """Threads of torch on the device's own thread; a GPU needs one to feed it.
 
-    On a CPU one core is left to decoding and the event loop: torch's threads wait for each other at every layer, so on a
-    machine without a free core for each of them a frame takes seconds instead of milliseconds.
+    On a CPU one core is left to decoding and the event loop: torch's threads wait for each other at every layer, so on
+    a machine without a free core for each of them a frame takes seconds instead of milliseconds.
     """
     if torch.device(device).type != "cpu":
         return 1

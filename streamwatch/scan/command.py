@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", nargs="+", metavar="MEMBER", help="only these members of the ensemble")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
-    parser.add_argument("--threads", type=int, default=0, help="torch's threads on a CPU; 0: one for each core")
+    parser.add_argument("--threads", type=int, default=0, help="torch's threads on a CPU; 0: all cores but one")
     parser.add_argument(
         "--frames-per-video", type=_frames, metavar="N|all", help="evenly spaced; 32, with --annotate all"
     )
