@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -74,7 +74,15 @@ KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The default run takes one of each kind, `make check` all.
+_SLOW = {"rtsp-basic", "rtsp-vp9", "rtsp-b-pictures", "file-loop", "file-av1", "hls-recorded"}
+
+
+def _marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else []) for name in names]
+
+
+@pytest.mark.parametrize("kind", _marked(KINDS))
 async def test_a_source_keeps_its_promises(kind: str) -> None:
     opened, fields, _ = KINDS[kind]
     sink, context = Collector(), SourceContext()
@@ -111,7 +119,7 @@ async def test_a_source_keeps_its_promises(kind: str) -> None:
         assert 0.05 <= gaps[len(gaps) // 2] <= 0.25, f"ten a second were asked for: {gaps}"
 
 
-@pytest.mark.parametrize("kind", [name for name, (_, _, ends) in KINDS.items() if ends])
+@pytest.mark.parametrize("kind", _marked(name for name, (_, _, ends) in KINDS.items() if ends))
 async def test_a_recording_ends_cleanly(kind: str) -> None:
     opened, fields, _ = KINDS[kind]
     sink, context = Collector(), SourceContext()

@@ -35,7 +35,8 @@ async def test_rtsps(tmp_path: Path) -> None:
 
 
 async def test_tls_where_there_is_none_is_named() -> None:
-    async with Camera([clip(gop=12)]) as camera, Watch(camera.url.replace("rtsp:", "rtsps:")) as watch:
+    quick = ingest_settings(open_timeout=1.0)
+    async with Camera([clip(gop=12)]) as camera, Watch(camera.url.replace("rtsp:", "rtsps:"), quick) as watch:
         await watch.failed(FailureReason.TLS)
 
 

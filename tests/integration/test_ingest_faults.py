@@ -102,6 +102,7 @@ async def test_damaged_data() -> None:
             await watch.live(3)
 
 
+@pytest.mark.slow
 async def test_packets_without_pictures_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamwatch.ingest.decode._PATIENCE", 0.7)
     async with Camera([clip(gop=1000)]) as camera:
@@ -150,6 +151,7 @@ async def test_a_change_of_resolution_in_mid_stream() -> None:
         assert watch.reasons() == []
 
 
+@pytest.mark.slow
 async def test_a_change_of_codec() -> None:
     async with Camera([clip(gop=12)]) as camera, Watch(camera.url) as watch:
         await watch.live()
@@ -168,6 +170,7 @@ async def test_a_clock_that_jumps_back() -> None:
         assert watch.reasons() == []
 
 
+@pytest.mark.slow
 async def test_a_camera_whose_wall_clock_is_wrong_is_not_believed() -> None:
     async with Camera([clip(gop=12)]) as camera:
         camera.clock_offset = -3600.0
@@ -277,6 +280,7 @@ async def test_commands_in_every_state() -> None:
                 assert time.monotonic() - began < 2.0, state
 
 
+@pytest.mark.slow
 async def test_a_pause_closes_the_connection_and_a_resume_opens_it() -> None:
     async with Camera([clip(gop=12)]) as camera, Watch(camera.url) as watch:
         await watch.live()
@@ -290,6 +294,7 @@ async def test_a_pause_closes_the_connection_and_a_resume_opens_it() -> None:
         await watch.live()
 
 
+@pytest.mark.slow
 async def test_the_rate_can_be_changed_at_run_time() -> None:
     async with Camera([clip(gop=12)]) as camera, Watch(camera.url, ingest_settings(sample_fps=2.0)) as watch:
         await watch.live(3)
@@ -313,6 +318,7 @@ async def test_no_secret_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None
         assert secret not in told
 
 
+@pytest.mark.slow
 async def test_connecting_and_stopping_leaks_nothing() -> None:
     await _cycles(6)
 
@@ -323,6 +329,7 @@ async def test_two_hundred_connections_leak_nothing() -> None:
     await _cycles(200)
 
 
+@pytest.mark.slow
 async def test_dead_cameras_do_not_touch_the_living() -> None:
     await _half_dead(8)
 

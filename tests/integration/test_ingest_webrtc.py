@@ -88,7 +88,7 @@ async def test_a_publisher_that_vanishes_is_noticed_and_may_come_back() -> None:
 async def test_waiting_for_a_publisher_is_no_failure() -> None:
     gateway = WebRtcGateway()
     async with _whip(gateway, open_timeout=0.1) as watch:
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(2.2)
         assert watch.state is StreamState.CONNECTING
         assert watch.reasons() == []
 

@@ -80,6 +80,7 @@ async def running(run: Run) -> AsyncIterator[Run]:
 @pytest.fixture(autouse=True)
 def _short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MARGIN", 0.05)
+    monkeypatch.setattr(module, "_LOOK", 0.1)
 
 
 def picture(sink: Sink) -> None:
