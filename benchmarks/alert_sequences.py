@@ -67,8 +67,7 @@ def correlated(rng: np.random.Generator, count: int, fps: float, tau: float, dev
 
 def simulated(fps: float, hours: float, fakes: int, seed: int = 1) -> Timeline:
     """People of two minutes each, with an offset of their own, slow wander, frame noise and bursts of glitches; fakes
-    of a
-    minute after half a minute of the same person's real face."""
+    of a minute after half a minute of the same person's real face."""
     rng = np.random.default_rng(seed)
     pieces = [Piece(_person(rng, fps, 120.0, fake_from=None)) for _ in range(int(hours * 30))]
     pieces += [Piece(_person(rng, fps, 90.0, fake_from=30.0), 30.0) for _ in range(fakes)]

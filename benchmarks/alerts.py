@@ -4,10 +4,8 @@
     python -m benchmarks.alerts --clips [--hours 1]  the real clips of STREAMWATCH_DATA_DIR, with the bundled weights
 
 Four rules: a single frame over 0.3, as DF-Spot decides; a single frame, its threshold set like the others'; the
-window's
-trimmed mean; CUSUM. Each threshold is the lowest one that gives at most `--rate` false alarms per scored hour of the
-real
-faces of the same run. The alarms that are told are those of the real rule engine on the real window.
+window's trimmed mean; CUSUM. Each threshold is the lowest one that gives at most `--rate` false alarms per scored
+hour of the real faces of the same run. The alarms that are told are those of the real rule engine on the real window.
 """
 
 from __future__ import annotations
@@ -139,8 +137,7 @@ def judged(timeline: Timeline, said: Sequence[Sequence[StreamScore]], rule: Rule
 
 def peaks(timeline: Timeline, said: Sequence[Sequence[StreamScore]], rule: Rule) -> list[float]:
     """The highest value that the rule's quantity reaches on each real face. A threshold just above all but k of them
-    gives
-    about k false alarms: it starts the search."""
+    gives about k false alarms: it starts the search."""
     found = []
     for piece, scores in zip(timeline.pieces, said, strict=True):
         count = len(scores) if piece.onset is None else int(piece.onset * timeline.fps)

@@ -2,11 +2,8 @@
 before.
 
 So a changed bundle, a bundle that vanished without a line that says why, and a line taken out of the middle are all
-found. What
-cannot be found from the directory alone is that the newest lines were cut off: keep the head (`streamwatch evidence
-verify` prints
-it) somewhere else.
-"""
+found. What cannot be found from the directory alone is that the newest lines were cut off: keep the head
+(`streamwatch evidence verify` prints it) somewhere else."""
 
 from __future__ import annotations
 

@@ -142,9 +142,8 @@ class _Sum:
 
 class CusumCondition(FaceCondition):
     """Page's cumulative sum in time: each track's clipped logit less the drift, times the seconds since its last
-    frame in units of
-    0.2 s; never below 0, capped at 1.5 thresholds so that it can fall again, and forgotten at a scene cut or with its
-    track."""
+    frame in units of 0.2 s; never below 0, capped at 1.5 thresholds so that it can fall again, and forgotten at a
+    scene cut or with its track."""
 
     def __init__(self, rule: RuleSettings) -> None:
         super().__init__(rule)
@@ -252,8 +251,7 @@ class NoFace(Held):
 
 class Canary(Base):
     """The canary stream shows real and fake by turns, so within `for` seconds both verdicts must have been given.
-    When one of them
-    stops coming, the detector itself has failed, whatever the reason."""
+    When one of them stops coming, the detector itself has failed, whatever the reason."""
 
     def __init__(self, rule: RuleSettings, stream: str) -> None:
         super().__init__(rule)

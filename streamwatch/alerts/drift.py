@@ -2,9 +2,7 @@
 weights) and not the people.
 
 Pure. Each stream has a fast and a slow mean of its window logit; the fleet has drifted where the median stream's fast
-mean is far
-from its slow one and nearly all streams moved the same way.
-"""
+mean is far from its slow one and nearly all streams moved the same way."""
 
 from __future__ import annotations
 

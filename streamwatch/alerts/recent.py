@@ -1,9 +1,7 @@
 """What was last seen of each stream, kept in memory and bounded, so that an alert can show what led to it.
 
 Scores for as long as the window and the rolls; of pictures only the newest few faces and the worst, and none at all
-where
-`store_frames` is `never`. Nothing of it reaches the disk without an alert.
-"""
+where `store_frames` is `never`. Nothing of it reaches the disk without an alert."""
 
 from __future__ import annotations
 

@@ -104,8 +104,7 @@ class AlertmanagerSink(_HttpSink):
 
 class CommandSink:
     """A local command: the webhook's JSON on its standard input, exit code 0 means delivered. It has a process group
-    of its own, which
-    is killed when its time is up."""
+    of its own, which is killed when its time is up."""
 
     def __init__(self, name: str, command: Sequence[str], timeout: float) -> None:
         self._name = name

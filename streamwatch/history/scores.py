@@ -92,8 +92,7 @@ class ScoreTable:
 
     async def thin(self, before: float) -> int:
         """Replaces single frames before a wall time by one row a minute: mean, least and greatest score, worst
-        verdict. Returns how many
-        rows were replaced."""
+        verdict. Returns how many rows were replaced."""
         minute = int(before // THIN_SPAN)
         old: tuple[ColumnElement[bool], ...] = (scores.c.span == 0, scores.c.minute < minute)
         rank = case({verdict.value: rank for rank, verdict in enumerate(_WORST_LAST)}, value=scores.c.verdict)

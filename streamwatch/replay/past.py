@@ -41,8 +41,7 @@ class _Confirmed:
 
 class Past:
     """The unthinned scores of the last `days`, without what an operator has confirmed as fake. Every other alert is
-    taken for a false
-    one: so review first. Raises StorageError, ConfigError."""
+    taken for a false one: so review first. Raises StorageError, ConfigError."""
 
     def __init__(self, settings: HistorySettings, days: float) -> None:
         self._settings = settings

@@ -108,8 +108,7 @@ class Simulation:
 
 def upper_bound(events: int, hours: float, confidence: float = 0.95) -> float:
     """The rate per hour that so many events in so many hours leave possible: the one-sided upper limit of a Poisson
-    mean
-    (Garwood). No event in T hours leaves 3.0 / T."""
+    mean (Garwood). No event in T hours leaves 3.0 / T."""
     if hours <= 0:
         return math.inf
     low, high = 0.0, 10.0 + 3.0 * events

@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def tune(source: Source, rule: RuleSettings, config: Config, wanted: float) -> list[Trial]:
     """The thresholds that were tried, by bisection: alarms fall as the threshold rises. The last one tried is the
-    highest; the
-    lowest whose bound keeps to `wanted` is the answer, if there is one."""
+    highest; the lowest whose bound keeps to `wanted` is the answer, if there is one."""
     grid = GRIDS[rule.kind]
     trials = {len(grid) - 1: _try(source, rule, config, grid[-1])}
     if trials[len(grid) - 1].bound > wanted:

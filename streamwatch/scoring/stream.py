@@ -41,9 +41,8 @@ class StreamScoring:
     """Tracks, quality gate, windows and verdict of one stream.
 
     For each frame: `observe` the detected faces, have those it returns scored, `conclude`. A frame that was never
-    scored
-    (expired, overloaded) is simply not concluded and lowers the coverage. `tick` when time passes without frames.
-    """
+    scored (expired, overloaded) is simply not concluded and lowers the coverage. `tick` when time passes without
+    frames."""
 
     def __init__(self, stream: str, settings: ScoringSettings, levelling: Levelling) -> None:
         self._stream = stream

@@ -69,8 +69,7 @@ class TrackUpdate:
 class FaceTracker:
     """Tracks of one stream. A track is confirmed after `confirm_hits` detections. It is lost `lost_after` seconds after
     the last one, if at least MISSES frames were looked at since: on an overloaded machine a long gap between frames
-    says
-    nothing about the face. A scene cut ends all tracks. Ids are never used again."""
+    says nothing about the face. A scene cut ends all tracks. Ids are never used again."""
 
     def __init__(self, confirm_hits: int = 3, lost_after: float = 2.0) -> None:
         self._confirm_hits = confirm_hits

@@ -36,8 +36,7 @@ class WindowScore:
 
 def trimmed_weights(values: NDArray[np.float64], weights: NDArray[np.float64], trim: float) -> NDArray[np.float64]:
     """The weights that are left when the share `trim` of their sum is cut off at either end of the sorted values; a
-    value that
-    straddles the cut keeps a part. Their sum is (1 - 2 trim) of what it was."""
+    value that straddles the cut keeps a part. Their sum is (1 - 2 trim) of what it was."""
     order = np.argsort(values, kind="stable")
     upper = np.cumsum(weights[order])
     total = upper[-1]
