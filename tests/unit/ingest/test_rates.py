@@ -78,7 +78,7 @@ def test_a_choked_machine_comes_back_within_seconds() -> None:
     for _ in range(4):
         capacity.update(2.0, 0.0, 2.0)
     assert capacity.limit == pytest.approx(0.1)
-    for _ in range(30):
+    for seconds in range(30):  # noqa: B007  read after the loop
         limit = capacity.limit or 2.0
         capacity.update(limit, limit, 0.0)
         if limit >= 2.0:
