@@ -24,6 +24,9 @@ from streamwatch.inference.blazeface import (
 from streamwatch.inference.tiles import TILINGS, TileBatch, Tiling, cut, resample_tile, seed_tiles
 
 SEED_THRESHOLD = 0.75
+SMALL_FACE, SMALL_FACE_FACTOR = 64.0, 0.8
+"""Faces lower than this many pixels, which are shown but by default not judged, need only this share of the threshold:
+the detector is less sure of them, and a false one cannot raise an alarm."""
 TRUSTED_SIZE = 40.0
 """Input pixels from which on a larger view of the same face makes its box no more exact."""
 
@@ -71,7 +74,8 @@ class FaceFinder:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise ValueError(f"image {index}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
         batches = [cut(image, self.settings.tiling) for image in images]
-        candidates = self._candidates(batches, self.settings.score_threshold)
+        threshold = self.settings.score_threshold
+        candidates = [_sure(rows, threshold) for rows in self._candidates(batches, SMALL_FACE_FACTOR * threshold)]
         found = []
         for image, batch, rows, option in zip(images, batches, candidates, wanted, strict=True):
             merged = weighted_nms(rows[:, :-1], self.settings.nms_threshold, _trust(rows, batch))
@@ -119,6 +123,12 @@ def find_faces_like_seed(finder: FaceFinder, image: Image) -> list[Detection]:
     (rows,) = finder._candidates([batch], SEED_THRESHOLD)
     faces = [_detection(face) for face in weighted_nms(rows[:, :-1])]
     return sorted(faces, key=lambda face: -face.score)
+
+
+def _sure(rows: Floats, threshold: float) -> Floats:
+    """The candidates that reach the threshold, or the lower one of small faces."""
+    small = rows[:, 2] - rows[:, 0] < SMALL_FACE
+    return rows[rows[:, 16] >= np.where(small, SMALL_FACE_FACTOR * threshold, threshold)]
 
 
 def _to_frame(relative: Floats, origins: Floats, scales: Floats) -> Floats:

@@ -82,7 +82,7 @@ def test_a_face_is_found_wherever_it_is(size: tuple[int, int], corner: tuple[int
     assert max(right_eye[1], left_eye[1]) < nose[1] < mouth[1]
 
 
-@pytest.mark.parametrize(("tiles", "height"), [("default", 160), ("fine", 90)])
+@pytest.mark.parametrize(("tiles", "height"), [("default", 170), ("fine", 120)])
 def test_four_k_has_no_blind_band(tiles: str, height: float) -> None:
     for x in (0, 1150, 1700, 2400, 3100):
         frame, truth = frame_with_face((3840, 2160), (x, 900), height)
