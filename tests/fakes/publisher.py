@@ -101,6 +101,12 @@ class WhepServer:
         self._publishers.clear()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._serve(reader, writer)
+        finally:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
         body = (await reader.readexactly(int(length[1]))).decode() if length else ""
@@ -119,7 +125,6 @@ class WhepServer:
         ]
         writer.write("\r\n".join([*lines, "", answer]).encode())
         await writer.drain()
-        writer.close()
 
     async def _answer(self, offer: str) -> str:
         publisher = Publisher()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -38,13 +37,16 @@ class RtmpServer:
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             hello = await reader.readexactly(1537)
             writer.write(b"\x03" + bytes(1536) + hello[1:])
             await reader.readexactly(1536)
             writer.write(_message(2, _SET_CHUNK_SIZE, struct.pack("!I", _CHUNK)))
             await self._answer(reader, writer)
-        writer.close()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async for command, transaction in _commands(reader):

@@ -129,8 +129,10 @@ async def test_a_port_in_use_is_named_and_nothing_is_left_running(tmp_path: Path
 
 async def test_it_stops_within_five_seconds_whatever_its_cameras_do(tmp_path: Path) -> None:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(-1)
-        writer.close()
+        try:
+            await reader.read(-1)
+        finally:
+            writer.close()
 
     silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]

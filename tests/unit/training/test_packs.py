@@ -103,7 +103,8 @@ def test_an_auto_encoder_repaints_the_face_alone(tmp_path: Path) -> None:
     changed = np.abs(painted.astype(int) - image).mean(2)
     middle = tuple(np.round(geometry.outline.mean(0)).astype(int)[::-1])
     assert painted.shape == image.shape
-    assert changed[:4, :4].max() == 0 and changed[middle[0] - 5 : middle[0] + 5, middle[1] - 5 : middle[1] + 5].max() > 0
+    assert changed[:4, :4].max() == 0
+    assert changed[middle[0] - 5 : middle[0] + 5, middle[1] - 5 : middle[1] + 5].max() > 0
     assert changed.mean() < 60  # it is still a picture of that face
 
 
@@ -119,4 +120,4 @@ def test_a_card_carries_the_terms_and_the_figures() -> None:
     figures = {"clips": {"members": {"ViT": {"value": 0.8, "low": 0.7, "high": 0.9}}, "without": {"ViT": 0.75}}}
     text = card(member, {"version": "1", "members": [member], "threshold": 0.6, "figures": figures})
     assert "FairFace" in text and "CC BY 4.0" in text and "Civil Services" in text
-    assert "0.800 [0.700, 0.900]" in text and "high-pass of sigma 2 px" in text and "0.4 of their own" in text
+    assert "0.800 [0.700, 0.900]" in text and "high-pass of sigma 2 px" in text and "0.4 of its own" in text

@@ -90,8 +90,8 @@ def test_twins_start_from_their_siblings() -> None:
     transplant(plain, normal)
     assert torch.allclose(logits(normal), logits(plain), atol=1e-4)
     with torch.no_grad():
-        normal.head[0].running_mean.normal_()  # type: ignore[index, union-attr]
-        normal.head[0].weight.uniform_(0.5, 2)  # type: ignore[index, union-attr]
+        normal.head[0].running_mean.normal_()  # type: ignore[index, operator]
+        normal.head[0].weight.uniform_(0.5, 2)  # type: ignore[index, operator]
     back = new_member(SPEC)
     transplant(normal, back)
     assert torch.allclose(logits(back), logits(normal), atol=1e-4)
