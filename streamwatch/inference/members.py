@@ -21,6 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADS = ("linear", "bn_linear")
 MASK_STATISTICS = 3
 TOP_FRACTION = 0.1
+LOGIT_BOUND = 8.0
+"""Logits are bent smoothly into +-8: a picture unlike any that a member has seen must not outvote the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,8 @@ class MaskMember(Member):
 
     def forward(self, x: Tensor) -> MemberOutput:
         features, mask = self.features(x)
-        return MemberOutput(self.head(features)[:, 0], mask)
+        logit = LOGIT_BOUND * torch.tanh(self.head(features)[:, 0] / LOGIT_BOUND)
+        return MemberOutput(logit, mask)
 
 
 def build_member(spec: MemberSpec) -> Member:

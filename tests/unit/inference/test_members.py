@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from streamwatch.inference.members import HighPass, MaskMember, MemberSpec, build_member
+from streamwatch.inference.members import LOGIT_BOUND, HighPass, MaskMember, MemberSpec, build_member
 
 SMALL = MemberSpec("mobilenetv3_small_050", input_size=64, mask_channels=8)
 
@@ -68,3 +68,12 @@ def test_a_triplet_member_normalises_its_features() -> None:
     assert "head.0.running_mean" in keys and "head.1.weight" in keys
     with torch.inference_mode():
         assert built(torch.rand(1, 3, 64, 64)).logit.isfinite().all()
+
+
+def test_no_member_can_shout(member: MaskMember) -> None:
+    """However far a picture lies from what it knows, a member stays within the bound."""
+    with torch.inference_mode():
+        quiet = member(torch.rand(2, 3, 64, 64)).logit
+        wild = member(1000 * torch.randn(4, 3, 64, 64)).logit
+    assert wild.abs().max() <= LOGIT_BOUND
+    assert quiet.isfinite().all()
