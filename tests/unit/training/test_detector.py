@@ -169,13 +169,13 @@ def test_training_learns_saves_and_goes_on(
 
     monkeypatch.setattr(detector, "load_faces", drawn)  # the data are not in the repository; all else is the real thing
     settings = detector.DetectorTraining(
-        tmp_path, tmp_path / "run.pt", tmp_path / "run.safetensors", images=160, batch_size=8, backgrounds=60
+        tmp_path, tmp_path / "run.pt", tmp_path / "run.safetensors", images=96, batch_size=8, backgrounds=60
     )
     detector.train(settings)
-    assert detector.DetectorTrainer(settings).images_seen == 160
-    longer = detector.DetectorTraining(**{**{f: getattr(settings, f) for f in settings.__slots__}, "images": 480})
+    assert detector.DetectorTrainer(settings).images_seen == 96
+    longer = detector.DetectorTraining(**{**{f: getattr(settings, f) for f in settings.__slots__}, "images": 336})
     trainer = detector.train(longer)
-    assert trainer.images_seen == 480
+    assert trainer.images_seen == 336
     rng = np.random.default_rng(99)
     images, targets = batch_of([SceneMaker(faces, make_backgrounds(faces, rng, 20)).draw(rng) for _ in range(24)])
     wanted = tuple(torch.from_numpy(a) for a in (targets.labels, targets.boxes, targets.keypoints))
