@@ -123,8 +123,8 @@ class DetectorSettings(Settings):
     tiles: Literal["default", "fine"] = "default"
     score_threshold: Ratio | None = None
     """None: what the weights' manifest says."""
-    min_face: Annotated[float, Field(ge=8, le=1024)] = 24.0
-    """Pixels of box height."""
+    min_face: Annotated[float, Field(ge=8, le=1024)] = 40.0
+    """Pixels of box height. Faces under scoring.min_size are shown, not judged."""
 
 
 class EnsembleSettings(Settings):

@@ -14,7 +14,8 @@ from streamwatch.demo.scene import FPS, HEIGHT, WIDTH, FindFaces, Scene, load_po
 from streamwatch.domain import Image
 from streamwatch.errors import StorageError
 
-DEFAULT_SEED = 7
+DEFAULT_SEED = 8
+"""One of the draws that the bundled weights find; they miss three or four of ten (docs/training.md)."""
 
 
 def cache_dir() -> Path:
@@ -24,7 +25,7 @@ def cache_dir() -> Path:
 
 def demo_clip(find: FindFaces, seed: int = DEFAULT_SEED, progress: Callable[[float], None] | None = None) -> Path:
     """The clip's path; it is rendered (some 15 s) where it is not there yet. Raises StorageError, MediaError."""
-    path = cache_dir() / f"demo-{__version__}-{seed}.mp4"
+    path = cache_dir() / f"demo-{__version__}-{seed}-astronaut.mp4"
     if path.is_file():
         return path
     scene = Scene(load_portraits(find), seed)

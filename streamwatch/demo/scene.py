@@ -105,10 +105,12 @@ def render(portrait: Portrait, t: float, length: float, phase: float) -> Image:
 class Scene:
     """Frames of the whole loop: uint8 (720, 1280, 3) RGB."""
 
-    def __init__(self, portraits: tuple[Portrait, Portrait], seed: int, timeline: Timeline | None = None) -> None:
+    def __init__(
+        self, portraits: tuple[Portrait, Portrait], seed: int, timeline: Timeline | None = None, victim: int = 0
+    ) -> None:
+        """`victim`: whose face is manipulated, 0 the astronaut on the left, 1 the officer on the right."""
         self.timeline = timeline or Timeline()
         self._real = portraits
-        victim = seed % 2
         fake = manipulated(portraits[victim], portraits[1 - victim], seed)
         self._fake = (fake, portraits[1]) if victim == 0 else (portraits[0], fake)
         self._noise = _sensor_noise(np.random.default_rng(seed))
