@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamwatch import __version__
+from streamwatch import __version__, logs
 from streamwatch.errors import StreamWatchError
 
 INTERRUPTED = 130
+_LONG = ("train", "calibrate", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module = importlib.import_module(command.module)
     parser = argparse.ArgumentParser(prog=f"streamwatch {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
+    if name.startswith(_LONG):
+        logs.configure("info", "text")  # they tell their progress as log lines
     try:
         return int(module.run(parser.parse_args(rest)))
     except StreamWatchError as error:
