@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamwatch.config import DeviceSettings, ScoringSettings
-from streamwatch.domain import FindOptions, Frame, FrameScores, Instant
+from streamwatch.domain import Frame, FrameScores, Instant
 from streamwatch.inference.engine import EngineSettings, LocalEngine
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import FindOptions
 from streamwatch.scoring.stream import Levelling, StreamScoring
 from streamwatch.training.clips import Clip, Sampling, read_clips, read_frames
 

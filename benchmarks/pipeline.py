@@ -29,7 +29,7 @@ from streamwatch.config import DetectorSettings, DeviceSettings, EnsembleSetting
 from streamwatch.demo.clip import encode
 from streamwatch.demo.finder import bundled_finder
 from streamwatch.demo.scene import FPS, Portrait, load_portraits, render
-from streamwatch.domain import FindOptions, Frame, Image, Instant
+from streamwatch.domain import Frame, Image, Instant
 from streamwatch.inference.devices import torch_threads
 from streamwatch.inference.engine import EngineSettings, LocalEngine
 from streamwatch.inference.ensemble import load_ensemble, make_cropper
@@ -38,6 +38,7 @@ from streamwatch.inference.models import detector_source
 from streamwatch.inference.tiles import cut
 from streamwatch.inference.weights import find_set
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import FindOptions
 
 WIDTH, HEIGHT = 1280, 720
 FAR = 3600.0

@@ -13,12 +13,13 @@ from typing import Any
 
 from streamwatch import __version__
 from streamwatch.config import Config, StreamSettings, load
-from streamwatch.domain import Alert, AlertEvent, AlertPhase, Review, WhipGateway
+from streamwatch.domain import Alert, AlertEvent, AlertPhase, Review
 from streamwatch.errors import ConfigError, NotFound
 from streamwatch.fleet import Fleet
 from streamwatch.history.store import History
 from streamwatch.inference.engine import LocalEngine
 from streamwatch.monitor import StreamMonitor, drops
+from streamwatch.protocols import WhipGateway
 from streamwatch.results import Results
 from streamwatch.server.hub import Hub
 from streamwatch.server.ports import AlertQuery, ReloadReport, ScorePoint, ScoreQuery, StreamStatistics, StreamView

@@ -14,13 +14,10 @@ from streamwatch.config import IngestSettings, ScoringSettings, StreamSettings
 from streamwatch.domain import (
     ClockSource,
     DropReason,
-    Engine,
-    FindOptions,
     Frame,
     FrameScores,
     Image,
     Instant,
-    ScorePublisher,
     StreamInfo,
     StreamScore,
     StreamState,
@@ -32,6 +29,7 @@ from streamwatch.ingest.source import SourceMaker
 from streamwatch.ingest.supervisor import Supervisor
 from streamwatch.latest import Latest
 from streamwatch.observer import Observer
+from streamwatch.protocols import Engine, FindOptions, ScorePublisher
 from streamwatch.scoring.stream import Levelling, StreamScoring
 
 log = logging.getLogger(__name__)
@@ -113,7 +111,7 @@ class MonitorCounters:
 
 
 class StreamMonitor:
-    """Connects, samples, analyses, scores. Implements `domain.Sink` for the source's thread.
+    """Connects, samples, analyses, scores. Implements `protocols.Sink` for the source's thread.
 
     `run` returns once `stop` was called and everything has ended; cancelling it does the same. The other commands are
     synchronous and legal in every state.

@@ -9,18 +9,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streamwatch.alerts.rules import RuleEngine
-from streamwatch.domain import (
-    Alert,
-    AlertEvent,
-    AlertKind,
-    FrameScores,
-    Instant,
-    ScorePublisher,
-    StreamInfo,
-    StreamScore,
-    StreamStatus,
-)
+from streamwatch.domain import Alert, AlertEvent, AlertKind, FrameScores, Instant, StreamInfo, StreamScore, StreamStatus
 from streamwatch.observer import Observer
+from streamwatch.protocols import ScorePublisher
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +53,7 @@ class Desk:
 
 
 class Results:
-    """Implements `domain.ScorePublisher` for the monitors. In the event loop only."""
+    """Implements `protocols.ScorePublisher` for the monitors. In the event loop only."""
 
     def __init__(
         self, rules: RuleEngine, page: ScorePublisher, history: History, desk: Desk, observer: Observer

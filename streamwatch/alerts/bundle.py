@@ -23,8 +23,9 @@ from streamwatch.alerts.recent import SeenFace
 from streamwatch.alerts.signing import Signer, file_sha256, load_public
 from streamwatch.alerts.verify import MANIFEST, PUBLIC_KEY, SIGNATURE, verify_bundle
 from streamwatch.config import EvidenceSettings
-from streamwatch.domain import Alert, ClipInfo, Image
+from streamwatch.domain import Alert, Image
 from streamwatch.errors import EvidenceInvalid, StorageError
+from streamwatch.protocols import ClipInfo
 
 VERSION = 1
 KEY = "signing_key.pem"

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from streamwatch.alerts.fallback import MemoryOutbox
 from streamwatch.alerts.sinks import AlertSink
 from streamwatch.config import SinkSettings
-from streamwatch.domain import AlertEvent, AlertKind, AlertStore, Delivery, Severity
+from streamwatch.domain import AlertEvent, AlertKind, Severity
 from streamwatch.errors import DeliveryFailed, StorageError
 from streamwatch.observer import NullObserver, Observer
+from streamwatch.protocols import AlertStore, Delivery
 
 log = logging.getLogger(__name__)
 

@@ -19,18 +19,10 @@ from typing import Any
 from streamwatch.alerts.bundle import Bundle, Sealer
 from streamwatch.alerts.recent import Recent
 from streamwatch.config import EvidenceSettings
-from streamwatch.domain import (
-    Alert,
-    AlertEvent,
-    AlertKind,
-    AlertPhase,
-    ClipInfo,
-    ClipSource,
-    FrameScores,
-    StreamScore,
-)
+from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, FrameScores, StreamScore
 from streamwatch.errors import StorageError
 from streamwatch.observer import NullObserver, Observer
+from streamwatch.protocols import ClipInfo, ClipSource
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from streamwatch.domain import AlertEvent, Delivery
+from streamwatch.domain import AlertEvent
+from streamwatch.protocols import Delivery
 
 
 class MemoryOutbox:

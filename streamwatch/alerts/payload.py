@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from streamwatch.domain import Alert, AlertEvent, Delivery
+from streamwatch.domain import Alert, AlertEvent
+from streamwatch.protocols import Delivery
 
 SIGNATURE_HEADER = "X-StreamWatch-Signature"
 ZERO_TIME = "0001-01-01T00:00:00Z"

@@ -17,8 +17,9 @@ from pydantic import SecretStr
 
 from streamwatch.alerts import payload
 from streamwatch.config import SinkSettings
-from streamwatch.domain import Delivery, Severity
+from streamwatch.domain import Severity
 from streamwatch.errors import ConfigError, DeliveryFailed
+from streamwatch.protocols import Delivery
 
 log = logging.getLogger("streamwatch.alerts")
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from streamwatch.alerts.sinks import AlertSink, make_sinks
 from streamwatch.config import load
-from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, Delivery, Instant, Severity
+from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, Instant, Severity
 from streamwatch.errors import ConfigError, DeliveryFailed
+from streamwatch.protocols import Delivery
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

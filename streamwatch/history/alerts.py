@@ -1,4 +1,4 @@
-"""Alerts, their events, the outbox and reviews. Implements `domain.AlertStore`."""
+"""Alerts, their events, the outbox and reviews. Implements `protocols.AlertStore`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import Select, and_, func, insert, or_, select, update
 
-from streamwatch.domain import Alert, AlertEvent, AlertKind, Delivery, Review
+from streamwatch.domain import Alert, AlertEvent, AlertKind, Review
 from streamwatch.errors import NotFound
 from streamwatch.history.database import Database
 from streamwatch.history.rows import alert_of, alert_row, delivery_of
 from streamwatch.history.schema import alert_events, alerts, outbox, reviews
+from streamwatch.protocols import Delivery
 
 PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
 # An operator's, never overwritten by what the rules say.

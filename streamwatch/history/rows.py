@@ -11,13 +11,13 @@ from streamwatch.domain import (
     AlertEvent,
     AlertKind,
     AlertPhase,
-    Delivery,
     Instant,
     Review,
     Severity,
     StreamScore,
     StreamStatus,
 )
+from streamwatch.protocols import Delivery
 
 Row = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The engine: faces and scores for frames of many streams, on every device at once. Implements `domain.Engine`."""
+"""The engine: faces and scores for frames of many streams, on every device at once. Implements `protocols.Engine`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from streamwatch.config import DetectorSettings, DeviceSettings, EnsembleSettings
-from streamwatch.domain import Face, FaceScore, FindOptions, Frame, Image
+from streamwatch.domain import Face, FaceScore, Frame, Image
 from streamwatch.errors import Expired
 from streamwatch.inference.batcher import Batcher, LaneLimits
 from streamwatch.inference.devices import choose_devices, device_name, host_image, torch_threads
@@ -22,6 +22,7 @@ from streamwatch.inference.tiles import TILINGS
 from streamwatch.inference.weights import find_set
 from streamwatch.inference.worker import DeviceWorker
 from streamwatch.observer import Observer
+from streamwatch.protocols import FindOptions
 
 log = logging.getLogger(__name__)
 

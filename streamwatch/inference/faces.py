@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from streamwatch.domain import Box, FindOptions, Floats, Image
+from streamwatch.domain import Box, Floats, Image
 from streamwatch.inference.blazeface import (
     INPUT_SIZE,
     KEYPOINT_COUNT,
@@ -22,6 +22,7 @@ from streamwatch.inference.blazeface import (
     weighted_nms,
 )
 from streamwatch.inference.tiles import TILINGS, TileBatch, Tiling, cut, resample_tile, seed_tiles
+from streamwatch.protocols import FindOptions
 
 SEED_THRESHOLD = 0.75
 SMALL_FACE, SMALL_FACE_FACTOR = 64.0, 0.8

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from streamwatch.config import DetectorSettings
-from streamwatch.domain import FindOptions, Floats, Image
+from streamwatch.domain import Floats, Image
 from streamwatch.errors import DeviceError, WeightsCorrupt
 from streamwatch.inference.blazeface import BlazeFace, load_blazeface
 from streamwatch.inference.ensemble import Ensemble, load_ensemble, probe_crops
@@ -22,6 +22,7 @@ from streamwatch.inference.tiles import TILINGS, Tiling
 from streamwatch.inference.weights import WeightSet, bundled_directory, load_tensors, read_manifest
 from streamwatch.inference.worker import Handler
 from streamwatch.observer import Observer
+from streamwatch.protocols import FindOptions
 
 log = logging.getLogger(__name__)
 

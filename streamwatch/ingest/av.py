@@ -10,13 +10,13 @@ import time
 import av
 from av.container import InputContainer
 
-from streamwatch.domain import Sink
 from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.decode import DecodeRun, Limits
 from streamwatch.ingest.failures import unavailable
 from streamwatch.ingest.plans import OpenPlan, ways
 from streamwatch.ingest.reaper import Reaper
 from streamwatch.ingest.sampling import Sampler
+from streamwatch.protocols import Sink
 
 log = logging.getLogger(__name__)
 

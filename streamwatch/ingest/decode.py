@@ -16,13 +16,14 @@ from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, Instant, Sink, StreamInfo
+from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, Instant, StreamInfo
 from streamwatch.errors import DecodeFailed, SourceUnavailable, StreamEnded
 from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.failures import classify
 from streamwatch.ingest.hardware import accelerator
 from streamwatch.ingest.plans import OpenPlan
 from streamwatch.ingest.sampling import Backlog, Sampler, SkipPolicy
+from streamwatch.protocols import Sink
 
 if TYPE_CHECKING:
     from av.packet import Packet

@@ -17,9 +17,10 @@ import av
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from streamwatch.domain import ClipInfo, ClipKind, Frame, Image
+from streamwatch.domain import Frame, Image
 from streamwatch.errors import StorageError
 from streamwatch.ingest.ring import Kept, PacketRing, Segment, decode_times, distinct
+from streamwatch.protocols import ClipInfo, ClipKind
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class RecorderStatistics:
 
 
 class Recorder:
-    """A domain.ClipSource. `packet` and `frame` are called from the sources' threads and never block on a disk.
+    """A protocols.ClipSource. `packet` and `frame` are called from the sources' threads and never block on a disk.
 
     One ring per stream, each of at most `seconds` and `megabytes`. `forget` drops a stream's ring.
     """
@@ -78,7 +79,7 @@ class Recorder:
         )
 
     async def cut(self, stream: str, start: float, end: float, path: Path) -> ClipInfo | None:
-        """As domain.ClipSource says. The file's suffix is corrected to its format: see the result's `path`.
+        """As protocols.ClipSource says. The file's suffix is corrected to its format: see the result's `path`.
 
         Cancellation leaves no half-written file under that name.
         """

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from streamwatch.config import IngestSettings, StreamSettings
-from streamwatch.domain import Sink
 from streamwatch.errors import ConfigError
 from streamwatch.ingest.allow import AllowList, check_url
 from streamwatch.ingest.av import AvSource
@@ -16,10 +15,11 @@ from streamwatch.ingest.plans import plan, without_redirects
 from streamwatch.ingest.reaper import Reaper
 from streamwatch.ingest.webrtc import WebRtcGateway, WhipSource
 from streamwatch.ingest.whep import WhepSource
+from streamwatch.protocols import Sink
 
 
 class RatedSource(Protocol):
-    """A domain.Source whose sampling rate can be changed while it runs, from any thread."""
+    """A protocols.Source whose sampling rate can be changed while it runs, from any thread."""
 
     @property
     def waits(self) -> bool:

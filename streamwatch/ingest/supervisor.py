@@ -16,7 +16,6 @@ from streamwatch.domain import (
     FailureReason,
     Image,
     Instant,
-    Sink,
     StreamInfo,
     StreamState,
     StreamStatus,
@@ -26,6 +25,7 @@ from streamwatch.ingest.backoff import Backoff
 from streamwatch.ingest.source import RatedSource, SourceMaker
 from streamwatch.ingest.states import Event, after
 from streamwatch.observer import Observer
+from streamwatch.protocols import Sink
 
 log = logging.getLogger(__name__)
 

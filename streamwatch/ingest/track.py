@@ -10,11 +10,12 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError
 from av.video.reformatter import VideoReformatter
 
-from streamwatch.domain import DropReason, FailureReason, Image, Instant, Sink, StreamInfo
+from streamwatch.domain import DropReason, FailureReason, Image, Instant, StreamInfo
 from streamwatch.errors import StreamEnded
 from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.decode import Limits
 from streamwatch.ingest.sampling import FrameRate, Sampler
+from streamwatch.protocols import Sink
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

@@ -11,11 +11,11 @@ from typing import Any
 from aiortc import RTCSessionDescription
 from aiortc.sdp import candidate_from_sdp
 
-from streamwatch.domain import Sink
 from streamwatch.errors import ConfigError, NotFound, Overloaded
 from streamwatch.ingest.decode import Limits
 from streamwatch.ingest.sampling import Sampler
 from streamwatch.ingest.track import TrackReader, close, peer
+from streamwatch.protocols import Sink
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class _Session:
 
 
 class WebRtcGateway:
-    """A domain.WhipGateway. At most one publisher per stream: a new one replaces the old.
+    """A protocols.WhipGateway. At most one publisher per stream: a new one replaces the old.
 
     A stream may be published to once `expect` has named it (making its source does that) until `forget`. UDP ports are
     open only while a publisher is there. `close_all` ends every session.

@@ -12,11 +12,12 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx
 from aiortc import RTCSessionDescription
 
-from streamwatch.domain import FailureReason, Sink
+from streamwatch.domain import FailureReason
 from streamwatch.errors import SourceUnavailable
 from streamwatch.ingest.decode import Limits
 from streamwatch.ingest.sampling import Sampler
 from streamwatch.ingest.track import TrackReader, close, peer
+from streamwatch.protocols import Sink
 from streamwatch.redact import display_url
 
 # Its line for each request shows the whole address, and with that what a query hides.

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from streamwatch.domain import FaceScore, FindOptions, Frame, Instant, Quality
+from streamwatch.domain import FaceScore, Frame, Instant, Quality
 from streamwatch.errors import MediaError, StorageError, StreamWatchError
 from streamwatch.inference.engine import LocalEngine
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import FindOptions
 from streamwatch.scan.aggregate import Judgement, Rules, Tally
 from streamwatch.scan.annotate import annotate
 from streamwatch.scan.highlights import Highlights

@@ -1,4 +1,4 @@
-"""The hub: takes results from the monitors (domain.ScorePublisher) and gives them to websocket clients.
+"""The hub: takes results from the monitors (protocols.ScorePublisher) and gives them to websocket clients.
 
 Everything happens on the event loop, and nothing waits: what a client has not taken waits in its own bounded outbox.
 Each message of a stream gets the stream's next number; the last `ring` texts of each stream are kept for clients that
@@ -82,7 +82,7 @@ class HubStatistics:
 
 
 class Hub:
-    """Implements domain.ScorePublisher."""
+    """Implements protocols.ScorePublisher."""
 
     def __init__(self, options: HubOptions | None = None, observer: Observer | None = None) -> None:
         self.epoch = secrets.token_hex(4)

@@ -1,6 +1,6 @@
 """What the server asks of the service: `Control`, implemented where the rooms are wired together.
 
-The pictures and scores of the moment are not asked for: the hub has them from the monitors (`domain.ScorePublisher`).
+The pictures and scores of the moment are not asked for: the hub has them from the monitors (ScorePublisher).
 Errors are those of errors.py; the API turns them into problem documents: NotFound 404, Conflict 409, ConfigError 422
 (UrlNotAllowed 403), Overloaded 503, StorageError 503.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streamwatch.config import Config, StreamSettings
-from streamwatch.domain import Alert, AlertKind, Review, StreamInfo, StreamStatus, WhipGateway
+from streamwatch.domain import Alert, AlertKind, Review, StreamInfo, StreamStatus
+from streamwatch.protocols import WhipGateway
 
 
 @dataclass(frozen=True, slots=True)

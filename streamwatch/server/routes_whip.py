@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from streamwatch.domain import WhipGateway
 from streamwatch.errors import ConfigError, NotFound
+from streamwatch.protocols import WhipGateway
 from streamwatch.server.deps import Operator, Services, StreamId, The
 from streamwatch.server.problems import responses
 

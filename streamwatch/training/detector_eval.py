@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from streamwatch.domain import FindOptions, Floats, Image
+from streamwatch.domain import Floats, Image
 from streamwatch.inference.blazeface import iou, load_blazeface
 from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings
 from streamwatch.inference.tiles import TILINGS
 from streamwatch.inference.weights import MANIFEST, file_hash
+from streamwatch.protocols import FindOptions
 from streamwatch.training.bundle import read_raw_manifest
 from streamwatch.training.detector_clips import all_clips, summarise_clips
 from streamwatch.training.detector_faces import LabelledFace, load_faces, make_backgrounds

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from streamwatch.domain import FindOptions, Image
+from streamwatch.domain import Image
 from streamwatch.inference.blazeface import load_blazeface
 from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings
 from streamwatch.inference.weights import bundled_directory, load_tensors, read_manifest
+from streamwatch.protocols import FindOptions
 from streamwatch.training.faces import LABELS, SIXTEENTHS, DatasetError, read_picture
 from streamwatch.training.geometry import FaceGeometry
 

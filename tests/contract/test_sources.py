@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from streamwatch.camera import Camera, Credentials
-from streamwatch.domain import Source
 from streamwatch.errors import SourceError, StreamEnded
 from streamwatch.ingest.source import SourceContext
+from streamwatch.protocols import Source
 from tests.fakes.ingest import Collector, ingest_settings, source_for, source_threads, until
 from tests.fakes.patterns import clip, playlist
 from tests.fakes.rtmp import RtmpServer

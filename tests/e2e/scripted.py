@@ -23,8 +23,8 @@ from streamwatch.domain import (
     StreamInfo,
     StreamState,
     StreamStatus,
-    WhipGateway,
 )
+from streamwatch.protocols import WhipGateway
 from streamwatch.server.auth import Access
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions

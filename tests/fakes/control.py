@@ -30,9 +30,9 @@ from streamwatch.domain import (
     StreamStatus,
     TrackScore,
     Verdict,
-    WhipGateway,
 )
 from streamwatch.errors import Conflict, NotFound, UrlNotAllowed
+from streamwatch.protocols import WhipGateway
 from streamwatch.server.auth import Access
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions

@@ -37,7 +37,7 @@ class Picture:
 
 
 class Collector:
-    """A domain.Sink; keeps the last pictures only, so that long tests stay small."""
+    """A protocols.Sink; keeps the last pictures only, so that long tests stay small."""
 
     def __init__(self, keep: int = 64) -> None:
         self.pictures: list[Picture] = []

@@ -14,9 +14,10 @@ import pytest
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.config import AlertSettings, ScoringSettings
 from streamwatch.demo.clip import DEFAULT_SEED
-from streamwatch.domain import AlertPhase, FindOptions, Frame, FrameScores, Image, Instant, StreamScore
+from streamwatch.domain import AlertPhase, Frame, FrameScores, Image, Instant, StreamScore
 from streamwatch.inference.engine import EngineSettings, LocalEngine
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import FindOptions
 from streamwatch.scoring.stream import Levelling, StreamScoring
 from tests.fakes.people import people
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from streamwatch.camera import Camera
-from streamwatch.domain import ClipKind, ClipSource, ClockSource, Frame, Image, Instant
+from streamwatch.domain import ClockSource, Frame, Image, Instant
 from streamwatch.errors import StorageError
 from streamwatch.ingest.recorder import Recorder
 from streamwatch.ingest.source import SourceContext
+from streamwatch.protocols import ClipKind, ClipSource
 from tests.fakes.ingest import Collector, source_for, until
 from tests.fakes.patterns import clip
 

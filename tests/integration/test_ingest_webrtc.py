@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from streamwatch.domain import FailureReason, StreamState, WhipGateway
+from streamwatch.domain import FailureReason, StreamState
 from streamwatch.errors import ConfigError, NotFound, Overloaded, SourceUnavailable, StreamEnded
 from streamwatch.ingest.source import SourceContext
 from streamwatch.ingest.webrtc import WebRtcGateway
+from streamwatch.protocols import WhipGateway
 from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, until
 from tests.fakes.publisher import Publisher, WhepServer, without_candidates
 

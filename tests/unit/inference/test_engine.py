@@ -14,7 +14,7 @@ import pytest_asyncio
 import torch
 
 from streamwatch.config import DetectorSettings, DeviceSettings, EnsembleSettings
-from streamwatch.domain import Box, Engine, Face, FindOptions, Frame, Instant
+from streamwatch.domain import Box, Face, Frame, Instant
 from streamwatch.errors import DeviceError, Expired, Overloaded, WeightsCorrupt
 from streamwatch.inference.crop import crop_face
 from streamwatch.inference.devices import choose_devices, host_image, torch_threads
@@ -24,6 +24,7 @@ from streamwatch.inference.seed_members import SeedSpec, seed_crop
 from streamwatch.inference.weights import find_set
 from streamwatch.inference.weights_import import import_state
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import Engine, FindOptions
 from tests.unit.inference.test_seed_members import SMALL, seed_layout
 
 FACES = [Face(Box(20, 10, 80, 90), 0.9), Face(Box(100, 40, 200, 160), 0.8), Face(Box(-10, -8, 50, 60), 0.7)]

@@ -9,11 +9,12 @@ import pytest
 import skimage
 import torch
 
-from streamwatch.domain import Box, FindOptions, Floats, Image
+from streamwatch.domain import Box, Floats, Image
 from streamwatch.inference.blazeface import BlazeFace, iou, load_blazeface
 from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings, find_faces_like_seed
 from streamwatch.inference.tiles import TILINGS
 from streamwatch.inference.weights import bundled_directory, load_tensors, read_manifest
+from streamwatch.protocols import FindOptions
 
 FACE_IN_PICTURE = Box(170, 72, 276, 178)
 """The astronaut's face by hand, in the 512 x 512 picture: a square from the brows' top to the chin."""

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from streamwatch.domain import ClockSource, FailureReason, Instant, Sink, StreamInfo, StreamState, StreamStatus
+from streamwatch.domain import ClockSource, FailureReason, Instant, StreamInfo, StreamState, StreamStatus
 from streamwatch.ingest import supervisor as module
 from streamwatch.ingest.supervisor import Supervisor
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import Sink
 from tests.fakes.ingest import Collector, ingest_settings, until
 
 INFO = StreamInfo("h264", 4, 4, 25.0)

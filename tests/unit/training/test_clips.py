@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from streamwatch.domain import Box, FindOptions, Image
+from streamwatch.domain import Box, Image
 from streamwatch.inference.faces import Detection
+from streamwatch.protocols import FindOptions
 from streamwatch.training.clips import Clip, Sampling, all_clip_faces, clip_faces, read_clips, read_frames, split_groups
 from streamwatch.training.faces import DatasetError
 from streamwatch.training.layouts import find_clips
