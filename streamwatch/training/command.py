@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mix", default="", help="shares of the fakes, such as swap=0.4,rescale=0")
     parser.add_argument("--mask-weight", type=float, help="weight of the dense mask loss (0: off)")
     parser.add_argument("--severity", type=float, help="strength of the stream look, 0 to 1")
+    parser.add_argument("--hard-negatives", type=float, help="share of pairs whose real picture was processed whole")
+    parser.add_argument("--recorded", type=float, help="share of pairs that were compressed before being altered")
+    parser.add_argument("--tinted", type=float, help="share of pairs that got other colours")
     parser.add_argument(
         "--easy", type=float, help="share of the length during which the fakes harden (0: no curriculum)"
     )
@@ -91,8 +94,8 @@ def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
     given = {"images": args.images, "rate": args.rate, "easy": args.easy, "sizes": parse_sizes(args.sizes)}
     schedule = replace(schedule, **{name: value for name, value in given.items() if value is not None})
     pairs = replace(recipe.pairs, mix=parse_mix(args.mix, recipe.pairs.mix))
-    if args.severity is not None:
-        pairs = replace(pairs, severity=args.severity)
+    changed = {name: getattr(args, name) for name in ("severity", "hard_negatives", "recorded", "tinted")}
+    pairs = replace(pairs, **{name: value for name, value in changed.items() if value is not None})
     losses = recipe.losses
     if args.mask_weight is not None:
         losses = replace(losses, mask=args.mask_weight)

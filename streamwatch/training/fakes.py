@@ -22,6 +22,8 @@ Reconstruct = Callable[[Image, FaceGeometry, np.random.Generator], Image]
 """An auto-encoder's reconstruction of the face in a picture (of the whole picture's size)."""
 
 KINDS = ("self_blend", "swap", "autoencoder", "rescale")
+CLEAN_SOURCE = {"self_blend": 0.3, "swap": 0.0, "autoencoder": 0.5, "rescale": 0.5}
+"""How often each kind works on the picture before compression, where there is one (a swap's donor never has it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,13 @@ class FakeMix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Helpers:
-    """What some kinds need besides the face: a second identity, and a generator. A missing one is replaced."""
+    """What some kinds need besides the face: a second identity, a generator, and the picture before its camera's
+
+    compression: what a generator paints has none of it. A missing one is replaced."""
 
     donor: tuple[Image, FaceGeometry] | None = None
     reconstruct: Reconstruct | None = None
+    clean: Image | None = None
 
 
 DEFAULT_MIX = FakeMix()
@@ -66,18 +71,22 @@ def make_fake(
     """
     kind = KINDS[int(rng.choice(len(KINDS), p=_normalised(mix.shares())))]
     difficulty = mix.difficulty
+    # The face is painted from the picture as it was before compression, or from the compressed one: both happen.
+    source = helpers.clean if helpers.clean is not None and rng.random() < CLEAN_SOURCE[kind] else image
     if kind == "swap" and helpers.donor is not None:
         altered, base = swap_face(image, geometry, helpers.donor, rng), image
     elif kind == "autoencoder" and helpers.reconstruct is not None:
-        altered, base = helpers.reconstruct(image, geometry, rng), image
+        altered, base = helpers.reconstruct(source, geometry, rng), image
         if rng.random() < 0.5:
             altered = tones.shift_colours(altered, rng, 0.6)
         if rng.random() < 0.4:
             altered = tones.generator_look(altered, geometry, rng, difficulty)
     elif kind in ("autoencoder", "rescale"):
-        altered, base = tones.generator_look(image, geometry, rng, difficulty), image
+        altered, base = tones.generator_look(source, geometry, rng, difficulty), image
         if rng.random() < 0.4:
             altered = tones.shift_colours(altered, rng, 0.6)
+    elif source is not image:
+        altered, base = self_blend_parts(source, geometry, rng, difficulty)[0], image
     else:
         altered, base = self_blend_parts(image, geometry, rng, difficulty)
     return _blend(base, altered, geometry, rng, difficulty)

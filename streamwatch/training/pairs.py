@@ -13,7 +13,8 @@ from streamwatch.inference.crop import CropJitter, crop_box
 from streamwatch.training.faces import FaceSet, pick_donor
 from streamwatch.training.fakes import DEFAULT_MIX, FakeMix, Helpers, Reconstruct, make_fake, whole_picture_operation
 from streamwatch.training.geometry import FaceGeometry
-from streamwatch.training.streamlook import Look, apply_look, draw_look
+from streamwatch.training.streamlook import Look, apply_look, draw_look, draw_recording
+from streamwatch.training.tones import shift_colours
 
 LARGEST_VIEW = 272
 
@@ -22,13 +23,17 @@ LARGEST_VIEW = 272
 class PairSettings:
     """How pairs are made. `size` is the network's input; `hard_negatives` the share of pairs whose real picture
 
-    underwent a whole-picture operation; `clean_views` the share of pairs that also give their uncompressed view."""
+    underwent a whole-picture operation; `clean_views` the share of pairs that also give their uncompressed view;
+    `recorded` the share whose picture was compressed once before anything was altered, as footage that is manipulated
+    later was; `tinted` the share whose both pictures got other colours."""
 
     size: int = 224
     mix: FakeMix = DEFAULT_MIX
     severity: float = 1.0
     hard_negatives: float = 0.25
     clean_views: float = 0.0
+    recorded: float = 0.0
+    tinted: float = 0.0
     h264: bool = True
 
     def at_difficulty(self, difficulty: float, size: int) -> PairSettings:
@@ -61,9 +66,14 @@ def make_pair(
     """One pair from the face `index`; all chance comes from `rng`."""
     view, geometry = draw_view(faces.images[index], faces.geometries[index], rng)
     donor = pick_donor(faces, index, rng)
-    helpers = Helpers((faces.images[donor], faces.geometries[donor]), reconstruct)
     if rng.random() < 0.1:
         view = whole_picture_operation(view, geometry, rng)
+    if rng.random() < settings.tinted:
+        view = shift_colours(view, rng, 1.5)
+    clean = None
+    if rng.random() < settings.recorded:
+        clean, view = view, apply_look(view, draw_recording(rng, view.shape[0], settings.h264), view.shape[0])
+    helpers = Helpers((faces.images[donor], faces.geometries[donor]), reconstruct, clean)
     fake, mask = make_fake(view, geometry, rng, settings.mix, helpers)
     real = view
     if rng.random() < settings.hard_negatives:
@@ -71,8 +81,8 @@ def make_pair(
     look = draw_look(rng, view.shape[0], settings.severity, settings.h264)
     images = [apply_look(picture, look, settings.size) for picture in (real, fake)]
     if rng.random() < settings.clean_views:
-        clean = Look(size=view.shape[0])
-        images += [apply_look(picture, clean, settings.size) for picture in (real, fake)]
+        untouched = Look(size=view.shape[0])
+        images += [apply_look(picture, untouched, settings.size) for picture in (real, fake)]
     shrunk = cv2.resize(mask, (settings.size, settings.size), interpolation=cv2.INTER_AREA)
     return Pair(np.stack(images), np.asarray(shrunk, np.float32), look)
 

@@ -85,6 +85,17 @@ def draw_look(rng: np.random.Generator, side: int, severity: float = 1.0, h264: 
     )
 
 
+def draw_recording(rng: np.random.Generator, side: int, h264: bool = True) -> Look:
+    """What a camera and its file did before anyone altered the picture: some noise, sometimes scaling, one codec."""
+    size = side if rng.random() < 0.5 else round(side * float(rng.uniform(0.6, 1.0)))
+    return Look(
+        size=max(min(SMALLEST, side), size),
+        codecs=(_draw_codec(rng, float(rng.uniform(0.2, 0.9)), h264 and HAS_H264),),
+        noise=float(rng.uniform(1, 6)) if rng.random() < 0.4 else 0.0,
+        seed=int(rng.integers(1 << 31)),
+    )
+
+
 def _draw_codec(rng: np.random.Generator, severity: float, h264: bool) -> int | Shot:
     if h264 and rng.random() < 0.6:
         return Shot.draw(rng, 18, 22 + round(16 * severity))
