@@ -50,7 +50,6 @@ DEFAULT_SPECS = (
     AutoencoderSpec(64, 24, 3, 24, True),
     AutoencoderSpec(96, 16, 3, 16, False),
     AutoencoderSpec(128, 16, 3, 16, True),
-    AutoencoderSpec(64, 32, 4, 64, False),
     AutoencoderSpec(96, 24, 4, 48, True),
     AutoencoderSpec(128, 16, 4, 64, False),
 )

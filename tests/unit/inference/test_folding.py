@@ -1,0 +1,56 @@
+"""Folding batch normalisations changes no score, and is given up where it would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from streamwatch.inference.ensemble import probe_crops
+from streamwatch.inference.folding import TOLERANCE, fold_norms
+from streamwatch.inference.members import MaskMember, MemberSpec
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """Normalisations that do something: random scales, shifts and statistics."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            assert module.running_mean is not None and module.running_var is not None
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("backbone", ["efficientvit_b0", "mobilenetv4_conv_small"])
+def test_a_members_norms_are_folded_and_its_logits_stay(backbone: str) -> None:
+    torch.manual_seed(0)
+    member = with_statistics(MaskMember(MemberSpec(backbone, input_size=96)))
+    crops = torch.from_numpy(probe_crops(4, 96)).permute(0, 3, 1, 2) / 255
+    folded = fold_norms(member, crops[:1])
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in member.modules()), "the original stays as it was"
+    with torch.inference_mode():
+        before, after = member(crops), folded(crops)
+    torch.testing.assert_close(after.logit, before.logit, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(after.mask, before.mask, atol=1e-2, rtol=1e-3)
+
+
+class UsedTwice(nn.Module):
+    """A convolution whose output goes past the normalisation as well: folding would be wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raw = self.conv(x)
+        return torch.as_tensor(raw + self.norm(raw))
+
+
+def test_a_network_that_folding_would_change_is_left_alone() -> None:
+    torch.manual_seed(0)
+    network = with_statistics(UsedTwice())
+    assert fold_norms(network, torch.rand(1, 3, 16, 16)) is network
