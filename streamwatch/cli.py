@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 from streamwatch import __version__, logs
-from streamwatch.errors import StreamWatchError
 
 INTERRUPTED = 130
 _LONG = ("train", "calibrate", "evaluate")
@@ -95,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return unknown(given)
     name, rest = found
     command = COMMANDS[name]
-    module = importlib.import_module(command.module)
+    module = _import(command.module)
+    from streamwatch.errors import StreamWatchError  # here, because it loads numpy, and only `_import` may take long
+
     parser = argparse.ArgumentParser(prog=f"streamwatch {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
     if name.startswith(_LONG):
@@ -112,6 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`| head`); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _import(name: str) -> ModuleType:
+    """The module, torch and all, which takes a second. Until it is there nothing has to be tidied up: Ctrl-C ends the
+    process as it ends any program, and not with an exception from the depths of somebody's extension module."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except ValueError:  # not the main thread: signals are somebody else's affair
+        return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def unknown(given: Sequence[str]) -> int:

@@ -100,7 +100,7 @@ class Results:
     def _raise(self, events: Sequence[AlertEvent]) -> None:
         for event in events:
             after = event.after
-            log.warning("alert %s %s: %s", after.id, event.phase.value, after.summary)
+            log.debug("alert %s %s: %s", after.id, event.phase.value, after.summary)  # the log sink tells operators
             self._desk.submit(event)
             self.alert(event)
 

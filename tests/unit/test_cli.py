@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from streamwatch import __version__
 from streamwatch.cli import COMMANDS, find_command, main
 
-EXAMPLE = Path(__file__).parents[2] / "config" / "streamwatch.yaml"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "config" / "streamwatch.yaml"
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,3 +86,22 @@ def test_weights_that_are_missing_exit_4(tmp_path: Path, monkeypatch: pytest.Mon
 def test_help_does_not_load_torch() -> None:
     code = "import sys; from streamwatch.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc to see how far the start has come")
+@pytest.mark.parametrize("library", ["numpy", "libtorch_cpu"])
+def test_an_interrupted_start_ends_quietly(library: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "streamwatch", "watch", "rtsp://127.0.0.1:9/x", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps")
+            deadline = time.monotonic() + 60
+            while library not in maps.read_text():
+                assert time.monotonic() < deadline and process.poll() is None, f"{library} was not loaded"
+                time.sleep(0.005)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert "Traceback" not in errors.decode()
+    assert process.returncode in (130, -signal.SIGINT)
