@@ -36,25 +36,37 @@ class Sampler:
 
 
 class FrameRate:
-    """Pictures a second by the timestamps of the first packets; containers and session descriptions often lie."""
+    """Pictures a second by the timestamps of packets; containers and session descriptions often lie.
 
-    _ENOUGH = 12
+    A change counts when two windows in a row tell it: a burst of losses looks like one, for a moment.
+    """
+
+    _WINDOW = 12
+    _CHANGE = 1.2
 
     def __init__(self) -> None:
         self.value: float | None = None
         self._times: list[float] = []
+        self._other: float | None = None
 
     def add(self, t: float) -> None:
-        if self.value is not None:
-            return
         self._times.append(t)
-        if len(self._times) >= self._ENOUGH:
-            # The median of the gaps in display order: a lost packet or a pause does not count.
-            times = sorted(self._times)
-            gaps = sorted(b - a for a, b in pairwise(times) if b > a)
-            self._times.clear()
-            if gaps:
-                self.value = round(1.0 / gaps[len(gaps) // 2], 2)
+        if len(self._times) < self._WINDOW:
+            return
+        # The median of the gaps in display order: a lost packet or a pause does not count.
+        times = sorted(self._times)
+        gaps = sorted(b - a for a, b in pairwise(times) if b > a)
+        self._times.clear()
+        if not gaps:
+            return
+        seen = round(1.0 / gaps[len(gaps) // 2], 2)
+        if self.value is None or (self._other is not None and not self._changed(seen, self._other)):
+            self.value, self._other = seen, None
+        else:
+            self._other = seen if self._changed(seen, self.value) else None
+
+    def _changed(self, one: float, other: float) -> bool:
+        return max(one, other) > self._CHANGE * min(one, other)
 
 
 class Backlog:
@@ -85,8 +97,8 @@ class SkipPolicy:
     """Chooses the decoder's `skip_frame` before each packet, from what the stream has shown so far.
 
     - NONKEY where the key pictures alone reach the rate, and from the last sample of a group of pictures to the next
-      key picture, since nothing between is needed. Only where most groups are equally long (within 20 %), and left at
-      a key picture only: a decoder that skipped references cannot go on in the middle of a group.
+      key picture, since nothing between is needed. Only where most groups, and the last one, are equally long (within
+      20 %), and left at a key picture only: a decoder that skipped references cannot go on in the middle of a group.
     - NONKEY also while the reader is behind: reading on is cheap, and only so does it catch up.
     - NONREF where disposable pictures were seen and the others are at least twice the rate.
     """
@@ -128,11 +140,12 @@ class SkipPolicy:
         self._keys.append(t)
         if len(self._keys) < 4:
             return
-        # Most, not all: on a lossy network key pictures go missing too.
-        gaps = sorted(b - a for a, b in pairwise(self._keys))
-        middle = gaps[len(gaps) // 2]
-        alike = sum(middle / 1.2 <= gap <= middle * 1.2 for gap in gaps)
-        self._span = middle if middle > 0 and alike >= 0.6 * len(gaps) else None
+        # Most, not all: on a lossy network key pictures go missing too. But the last: a camera with a new rate
+        # must not be sampled by the groups it had before.
+        gaps = [b - a for a, b in pairwise(self._keys)]
+        middle = sorted(gaps)[len(gaps) // 2]
+        alike = [middle / 1.2 <= gap <= middle * 1.2 for gap in gaps]
+        self._span = middle if middle > 0 and alike[-1] and sum(alike) >= 0.6 * len(gaps) else None
 
     def _whole_group(self, sampler: Sampler) -> Skip:
         if self._span is not None and sampler.fps * self._span <= 1.05:

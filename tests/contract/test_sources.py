@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +41,18 @@ async def _web(path: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def _file(codec: str) -> AsyncIterator[str]:
+    yield f"file:{clip(codec)}"
+
+
+@asynccontextmanager
+async def _web_file(codec: str) -> AsyncIterator[str]:
+    path = clip(codec)
+    async with WebServer(path.parent) as server:
+        yield f"{server.url}/{path.name}"
+
+
+@asynccontextmanager
 async def _rtmp() -> AsyncIterator[str]:
     async with RtmpServer(clip(gop=12, seconds=6.0)) as server:
         yield server.url
@@ -64,7 +77,6 @@ KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
     "rtsp-b-pictures": (lambda: _camera("libx264-b"), {}, False),
     "file": (lambda: _plain(f"file:{clip()}"), {}, True),
     "file-loop": (lambda: _plain(f"file:{clip()}"), {"loop": True}, False),
-    "file-av1": (lambda: _plain(f"file:{clip('libsvtav1')}"), {}, True),
     "lavfi": (lambda: _plain("lavfi:testsrc2=size=320x240:rate=25"), {}, False),
     "http-file": (lambda: _web("/clip.mp4"), {}, True),
     "hls-recorded": (lambda: _web("/index.m3u8"), {}, True),
@@ -73,9 +85,15 @@ KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
     "mjpeg": (lambda: _web("/mjpeg"), {}, False),
 }
 
+CODECS = {"h265": "libx265", "vp8": "libvpx", "vp9": "libvpx-vp9", "av1": "libsvtav1", "mjpeg": "mjpeg"}
+"""Besides H.264, which the others carry. From a file and from a web server, as above by RTSP."""
+for _name, _codec in CODECS.items():
+    KINDS[f"file-{_name}"] = (partial(_file, _codec), {}, True)
+    KINDS[f"http-{_name}"] = (partial(_web_file, _codec), {}, True)
 
 # The default run takes one of each kind, `make check` all.
-_SLOW = {"rtsp-basic", "rtsp-vp9", "rtsp-b-pictures", "file-loop", "file-av1", "hls-recorded"}
+_SLOW = {"rtsp-basic", "rtsp-vp9", "rtsp-b-pictures", "file-loop", "hls-recorded"}
+_SLOW |= {f"{place}-{name}" for place in ("file", "http") for name in CODECS}
 
 
 def _marked(names: Iterable[str]) -> list[Any]:

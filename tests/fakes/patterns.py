@@ -56,6 +56,22 @@ def clip(
 
 
 @functools.cache
+def turned(path: Path) -> Path:
+    """The same H.264 clip with the request, in the stream itself, to show it turned by a quarter."""
+    turned_path = path.with_name(f"{path.stem}-turned.ts")
+    with av.open(str(path)) as source, av.open(str(turned_path), "w") as output:
+        template = source.streams.video[0]
+        stream = output.add_stream_from_template(template, opaque=True)
+        for packet in source.demux(template):
+            # A filter for each packet: one for all would say it at the first picture only.
+            turning = av.BitStreamFilterContext("h264_metadata=display_orientation=insert:rotate=90", template)
+            for changed in turning.filter(packet) if packet.size else ():
+                changed.stream = stream
+                output.mux(changed)
+    return turned_path
+
+
+@functools.cache
 def sound() -> Path:
     """Two seconds of a tone, without a picture."""
     path = Path(_DIRECTORY.name) / "tone.wav"

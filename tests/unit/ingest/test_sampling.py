@@ -43,6 +43,25 @@ def test_the_frame_rate_is_measured_in_spite_of_loss_and_reordering(fps: float) 
     assert rate.value == pytest.approx(fps, rel=0.01)
 
 
+def test_a_new_frame_rate_counts_when_it_stays() -> None:
+    rate, t = FrameRate(), 0.0
+    for fps, value in ((25, 25.0), (10, 25.0), (25, 25.0), (10, 25.0), (10, 10.0), (10, 10.0)):
+        for _ in range(12):
+            t += 1 / fps
+            rate.add(t)
+        assert rate.value == pytest.approx(value, rel=0.01)
+
+
+def test_a_group_of_another_length_is_not_cut_short() -> None:
+    sampler, policy = Sampler(5.0), SkipPolicy()
+    for key in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):
+        policy.before(key, True, sampler)
+        sampler.take(key)
+    assert policy.keyframe_interval is None, "the last group was twice as long"
+    policy.before(4.0, True, sampler)
+    assert policy.keyframe_interval is None
+
+
 def run(
     fps: float, *, sampling: float, gop: float, seconds: float = 12.0, b_pictures: bool = False
 ) -> tuple[int, int, int]:
