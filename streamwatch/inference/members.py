@@ -30,7 +30,8 @@ class MemberSpec:
     """Everything needed to rebuild a member's network; it is stored in the weights' manifest.
 
     `highpass` is the sigma, in input pixels, of the Gaussian that is subtracted from the input; 0 leaves the image
-    as it is. `head` is `linear`, or `bn_linear` for the triplet-tuned (ST) members.
+    as it is. `head` is `linear`, or `bn_linear` for the triplet-tuned (ST) members. A `mirrored` member looks at the
+    mirrored face: the second look of test-time augmentation, shared out over the members at no cost.
     """
 
     backbone: str
@@ -40,6 +41,7 @@ class MemberSpec:
     highpass: float = 0.0
     head: str = "linear"
     mask_channels: int = 64
+    mirrored: bool = False
     crop: str = CROP_VERSION
 
     def __post_init__(self) -> None:
@@ -121,7 +123,9 @@ class MaskMember(Member):
         self.std: Tensor
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops (N, 3, S, S) in 0..1 to the verdict's features (N, F) and mask logits (N, h, w)."""
+        """Crops (N, 3, S, S) in 0..1 to the verdict's features (N, F) and mask logits (N, h, w), as the crop lies."""
+        if self.spec.mirrored:
+            x = x.flip(3)
         x = self.highpass(x) if self.highpass is not None else (x - self.mean) / self.std
         # Normalised in the input's precision: rounding to bfloat16 before a high-pass would leave nothing but rounding.
         fine, coarse = self.trunk(x.to(next(self.trunk.parameters()).dtype))
@@ -129,6 +133,8 @@ class MaskMember(Member):
         patches = mask.flatten(1)
         top = patches.topk(max(1, int(patches.shape[1] * TOP_FRACTION)), dim=1).values.mean(1)
         statistics = torch.stack((top, patches.mean(1), patches.std(1)), dim=1)
+        if self.spec.mirrored:
+            mask = mask.flip(2)
         return torch.cat((coarse.mean((2, 3)), statistics), dim=1), mask
 
     def forward(self, x: Tensor) -> MemberOutput:

@@ -1,4 +1,4 @@
-"""Make a weight set of trained members: NAME=CHECKPOINT for each.
+"""Make a weight set of trained members: NAME=CHECKPOINT for each, or NAME=DIRECTORY:MEMBER to keep one of a set.
 
 NAME=CHECKPOINT*SHARE averages the checkpoint's weights with those of `--anchor`, which it was refined from: the mean
 keeps more of what the longer training knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.members import MaskMember
 from streamwatch.training.bundle import (
     LARGEST_SET,
+    load_bundled,
     load_checkpoint,
     load_warm_start,
     new_member,
@@ -35,7 +37,8 @@ class Choice(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("members", nargs="+", help="NAME=CHECKPOINT or NAME=CHECKPOINT*SHARE")
+    parser.add_argument("members", nargs="+", help="NAME=CHECKPOINT, NAME=CHECKPOINT*SHARE or NAME=DIRECTORY:MEMBER")
+    parser.add_argument("--mirrored", default="", help="members that look at the mirrored face, such as ViTST")
     parser.add_argument("--output", type=Path, required=True, help="directory of weights; its other sets stay")
     parser.add_argument("--version", required=True, help="version of the set")
     parser.add_argument("--set", default="bundled", help="name of the set")
@@ -45,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     choices = [parse_choice(text) for text in args.members]
     before = read_raw_manifest(args.output).get("sets", {}).get(args.set, {})
-    records = [_export(choice, args.anchor, args.output) for choice in choices]
+    mirrored = set(filter(None, args.mirrored.split(",")))
+    if strange := mirrored - {choice.name for choice in choices}:
+        raise ConfigError(f"mirrored: {', '.join(sorted(strange))} is none of the members")
+    # All are read before any is written: a member that is kept may lie where another will.
+    loaded = [_load(choice, args.anchor) for choice in choices]
+    records = [_export(c, m, t, args.output, c.name in mirrored) for c, (m, t) in zip(choices, loaded, strict=True)]
     total = sum((args.output / record["file"]).stat().st_size for record in records)
     if total > LARGEST_SET:
         raise ConfigError(f"members: {total} bytes together, more than the {LARGEST_SET} of a set")
@@ -76,26 +84,38 @@ def average(member: MaskMember, anchor: MaskMember, share: float) -> None:
             state[key].lerp_(other, 1.0 - share)
 
 
-def _export(choice: Choice, anchor: Path | None, output: Path) -> dict[str, Any]:
+def _load(choice: Choice, anchor: Path | None) -> tuple[MaskMember, dict[str, Any]]:
+    """The member, and the manifest's words on its training."""
+    directory, kept, name = str(choice.checkpoint).rpartition(":")
+    if kept:
+        member = load_bundled(Path(directory), name)
+        records = read_raw_manifest(Path(directory))["sets"]["bundled"]["members"]
+        return member, next(record.get("trained", {}) for record in records if record["name"] == name)
     member = load_checkpoint(choice.checkpoint)
+    saved = torch.load(choice.checkpoint, map_location="cpu", weights_only=True)
+    trained = {"commit": _commit(), "command": saved.get("command", ""), "images": saved["progress"]["seen"]}
     if choice.share < 1:
         if anchor is None:
             raise ConfigError(f"anchor: needed for {choice.name}, whose share is {choice.share}")
         origin = new_member(member.spec)
         load_warm_start(anchor, origin)
         average(member, origin, choice.share)
+        trained["share_beside_the_anchor"] = choice.share
+    return member, trained
+
+
+def _export(
+    choice: Choice, member: MaskMember, trained: dict[str, Any], output: Path, mirrored: bool
+) -> dict[str, Any]:
+    spec = replace(member.spec, mirrored=mirrored)
     file = f"{choice.name.lower()}.safetensors"
     digest = save_member(member, output / file)
-    saved = torch.load(choice.checkpoint, map_location="cpu", weights_only=True)
-    trained = {"commit": _commit(), "command": saved.get("command", ""), "images": saved["progress"]["seen"]}
-    if choice.share < 1:
-        trained["share_beside_the_anchor"] = choice.share
     return {
         "name": choice.name,
         "file": file,
         "sha256": digest,
-        "architecture": member.spec.to_dict(),
-        "crop": member.spec.crop,
+        "architecture": spec.to_dict(),
+        "crop": spec.crop,
         "temperature": 1.0,
         "bias": 0.0,
         "trained": trained,

@@ -43,15 +43,16 @@ def trained(folder: Path, spec: MemberSpec = SPEC) -> Path:
 def exported(folder: Path) -> Path:
     output = folder / "weights"
     output.mkdir()
-    arguments = argparse.Namespace(
-        members=[f"ViT={trained(folder / 'a')}", f"ViTST={trained(folder / 'b', replace(SPEC, head='bn_linear'))}"],
-        output=output,
-        version="t",
-        set="bundled",
-        anchor=None,
-    )
-    export.run(arguments)
+    members = [f"ViT={trained(folder / 'a')}", f"ViTST={trained(folder / 'b', replace(SPEC, head='bn_linear'))}"]
+    export_set(members, output)
     return output
+
+
+def export_set(members: list[str], output: Path, mirrored: str = "") -> None:
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    words = [*members, "--output", str(output), "--version", "t", "--mirrored", mirrored]
+    export.run(parser.parse_args(words))
 
 
 def logits(member: MaskMember) -> torch.Tensor:
@@ -69,6 +70,22 @@ def test_an_exported_member_scores_like_its_checkpoint(tmp_path: Path) -> None:
     assert ensemble.names == ("ViT", "ViTST")
     record = json.loads((output / "manifest.json").read_text())["sets"]["bundled"]["members"][0]
     assert record["trained"]["images"] == 8 and record["crop"] == SPEC.crop
+
+
+def test_a_member_is_kept_under_another_name_and_looks_at_the_mirrored_face(tmp_path: Path) -> None:
+    output = exported(tmp_path)
+    plain = load_bundled(output, "ViT")
+    export_set([f"TimmV2={output}:ViT", f"ViT={output}:ViTST"], output, mirrored="TimmV2")
+    kept = load_bundled(output, "TimmV2")
+    crops = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected, seen = plain.eval()(crops.flip(3)), kept.eval()(crops)
+    assert torch.allclose(seen.logit, expected.logit, atol=1e-3)
+    assert expected.mask is not None and torch.allclose(seen.mask, expected.mask.flip(2), atol=1e-3)
+    record = json.loads((output / "manifest.json").read_text())["sets"]["bundled"]["members"][0]
+    assert record["trained"]["images"] == 8 and record["architecture"]["mirrored"]
+    with pytest.raises(ConfigError, match="Nobody"):
+        export_set([f"ViT={output}:ViT"], output, mirrored="Nobody")
 
 
 def test_the_manifest_is_merged(tmp_path: Path) -> None:
