@@ -26,7 +26,7 @@ from streamwatch.server.ports import AlertQuery, ReloadReport, ScorePoint, Score
 
 log = logging.getLogger(__name__)
 
-Allow = Callable[[str], Awaitable[None]]
+Allow = Callable[[str], Awaitable[object]]
 """Raises UrlNotAllowed for a source URL that the API may not add."""
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)

@@ -58,11 +58,16 @@ def allow_list(settings: IngestSettings, *, loopback_only: bool) -> AllowList:
     return AllowList(frozenset(scheme.lower() for scheme in settings.allow_schemes), hosts)
 
 
-async def check_url(url: str, allowed: AllowList, reaper: Reaper) -> None:
-    """Resolves the URL's host and checks it. Raises UrlNotAllowed, also for a host that does not resolve."""
+async def check_url(url: str, allowed: AllowList, reaper: Reaper) -> list[Address]:
+    """Resolves the URL's host and checks it: the addresses that may be reached, none where any may.
+
+    Raises UrlNotAllowed, also for a host that does not resolve.
+    """
     scheme, host = scheme_and_host(url)
     needs_address = allowed.hosts is not None and scheme in allowed.schemes - _INBOUND
-    allowed.check(url, await resolve(host, reaper) if needs_address else [])
+    addresses = await resolve(host, reaper) if needs_address else []
+    allowed.check(url, addresses)
+    return addresses
 
 
 async def resolve(host: str, reaper: Reaper) -> list[Address]:

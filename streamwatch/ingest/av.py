@@ -13,7 +13,7 @@ from av.container import InputContainer
 from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.decode import DecodeRun, Limits
 from streamwatch.ingest.failures import unavailable
-from streamwatch.ingest.plans import OpenPlan, ways
+from streamwatch.ingest.plans import OpenPlan, pinned, ways
 from streamwatch.ingest.reaper import Reaper
 from streamwatch.ingest.sampling import Sampler
 from streamwatch.protocols import Sink
@@ -48,6 +48,10 @@ class AvSource:
 
     def set_rate(self, fps: float) -> None:
         self._sampler.fps = fps
+
+    def pin(self, address: str) -> None:
+        """Connect to this address of the host, which was checked. Before `run`."""
+        self._plan = pinned(self._plan, address)
 
     async def run(self, sink: Sink) -> None:
         await self._reaper.run(lambda stop: self._work(stop, sink), name=f"source {self._plan.display}")

@@ -138,6 +138,22 @@ def without_redirects(chosen: OpenPlan) -> OpenPlan:
     return replace(chosen, options={**chosen.options, "max_redirects": "0"})
 
 
+def pinned(chosen: OpenPlan, address: str) -> OpenPlan:
+    """The same with the host's checked address in its place, so that FFmpeg's own look-up cannot find another.
+
+    RTSP and plain HTTP only (the name goes along as HTTP's Host); TLS needs the name itself, to choose the certificate.
+    """
+    parts = urlsplit(chosen.target)
+    if parts.scheme not in ("rtsp", "http"):
+        return chosen
+    login, at, host = parts.netloc.rpartition("@")
+    port = f":{parts.port}" if parts.port is not None else ""
+    place = f"[{address}]" if ":" in address else address
+    target = parts._replace(netloc=f"{login}{at}{place}{port}").geturl()
+    named = {"headers": f"Host: {host}\r\n"} if parts.scheme == "http" else {}
+    return replace(chosen, target=target, options={**chosen.options, **named})
+
+
 def ways(chosen: OpenPlan) -> list[OpenPlan]:
     """The plan itself, then the same with each alternative transport."""
     others = [

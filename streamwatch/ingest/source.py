@@ -54,7 +54,9 @@ class _Guarded:
         return self._inner.skew
 
     async def run(self, sink: Sink) -> None:
-        await check_url(self._url, self._allowed, self._reaper)
+        addresses = await check_url(self._url, self._allowed, self._reaper)
+        if addresses and isinstance(self._inner, AvSource):
+            self._inner.pin(str(addresses[0]))
         await self._inner.run(sink)
 
 

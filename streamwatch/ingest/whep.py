@@ -87,7 +87,9 @@ class WhepSource:
             reason = _STATUS.get(response.status_code, R.CONNECTION_FAILED)
             raise self._failure(f"the server answers {response.status_code}", reason)
         location = response.headers.get("location")
-        return urljoin(self._url, location) if location else None, response.text
+        session = urljoin(self._url, location) if location else None
+        # The session is ended with our token: not at an address of somebody else's.
+        return session if session and _origin(session) == _origin(self._url) else None, response.text
 
     async def _accept(self, connection: Any, answer: str) -> None:
         try:
@@ -112,6 +114,11 @@ class WhepSource:
 
     def _failure(self, what: str, reason: FailureReason) -> SourceUnavailable:
         return SourceUnavailable(f"{self._display}: {what}", reason)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _is_tls(error: BaseException | None) -> bool:

@@ -77,8 +77,9 @@ def without_candidates(sdp: str) -> tuple[str, list[str]]:
 class WhepServer:
     """Answers one POST with a session that sends the pattern; a status other than 201 refuses."""
 
-    def __init__(self, status: int = 201) -> None:
+    def __init__(self, status: int = 201, location: str = "/live/1") -> None:
         self.status = status
+        self._location = location
         self.authorization: str | None = None
         self.deleted = False
         self._publishers: list[Publisher] = []
@@ -119,7 +120,7 @@ class WhepServer:
             answer = await self._answer(body)
         lines = [
             f"HTTP/1.1 {self.status} Status",
-            "Location: /live/1",
+            f"Location: {self._location}",
             f"Content-Length: {len(answer)}",
             "Connection: close",
         ]

@@ -24,6 +24,7 @@ class WebServer:
         self._frozen: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: list[str] = []
+        self.hosts: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -51,6 +52,7 @@ class WebServer:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ")[1].decode().partition("?")[0]
             self.requests.append(path)
+            self.hosts |= {found.decode() for found in re.findall(rb"\r\nHost: (.*?)\r", head, re.IGNORECASE)}
             wanted = re.search(rb"\r\nRange: bytes=(\d+)-", head, re.IGNORECASE)
             await self._respond(path, int(wanted[1]) if wanted else None, writer)
             await writer.drain()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import socket
 import ssl
 import time
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from streamwatch.camera import Camera
+from streamwatch.camera import Camera, Credentials
 from streamwatch.config import StreamSettings
 from streamwatch.domain import DropReason, FailureReason, StreamState
 from streamwatch.errors import SourceUnavailable, UrlNotAllowed
@@ -61,6 +64,34 @@ async def test_what_the_api_added_is_held_to_the_list_at_each_connection() -> No
         with pytest.raises(UrlNotAllowed, match=r"127\.0\.0\.1"):
             await make_source("cam", stream, settings, context, elsewhere).run(Collector())
         assert camera.connections == 0
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+async def test_the_address_that_was_checked_is_the_one_that_is_reached(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is known to our look-up alone: FFmpeg gets there only where it is given the address."""
+    known = socket.getaddrinfo
+
+    def look_up(host: str, *rest: Any) -> Any:
+        return known("127.0.0.1" if host == "camera.invalid" else host, *rest)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    shutil.copy(clip(), tmp_path / "clip.mp4")
+    allowed, sink = AllowList(frozenset({"rtsp", "http"}), ("127.0.0.0/8",)), Collector()
+    async with Camera([clip(gop=12)], credentials=Credentials("me", "secret", "digest")) as camera:
+        async with WebServer(tmp_path) as server:
+            url = camera.url if scheme == "rtsp" else f"{server.url}/clip.mp4"
+            stream = StreamSettings.model_validate({"url": url.replace("127.0.0.1", "camera.invalid")})
+            task = asyncio.create_task(
+                make_source("cam", stream, ingest_settings(), SourceContext(), allowed).run(sink)
+            )
+            await until(lambda: sink.offered >= 1 or task.done(), "a picture")
+            assert sink.offered, task.exception()
+            task.cancel()
+            await asyncio.wait([task], timeout=10)
+            if scheme == "http":
+                assert server.hosts == {f"camera.invalid:{urlsplit(server.url).port}"}
 
 
 async def test_no_redirection_leads_past_the_list(tmp_path: Path) -> None:

@@ -137,6 +137,21 @@ async def test_whep_pulls_a_stream() -> None:
         assert server.deleted
 
 
+async def test_a_whep_token_is_not_taken_elsewhere() -> None:
+    """A session's address at another server, which would get the token with the DELETE, is not asked."""
+    sink = Collector()
+    async with WhepServer() as elsewhere:
+        stolen = elsewhere.url.removeprefix("whep+")
+        async with WhepServer(location=stolen) as server:
+            source = source_for(server.url.replace("//", "//token@"), SourceContext())
+            task = asyncio.create_task(source.run(sink))
+            await until(lambda: sink.offered >= 1 or task.done(), "pictures")
+            assert server.authorization == "Bearer token"
+            task.cancel()
+            await asyncio.wait([task], timeout=10)
+        assert not elsewhere.deleted and elsewhere.authorization is None
+
+
 @pytest.mark.parametrize(("status", "reason"), [(401, "auth_failed"), (404, "not_found"), (500, "connection_failed")])
 async def test_whep_refusals_are_named(status: int, reason: str) -> None:
     async with WhepServer(status) as server:
