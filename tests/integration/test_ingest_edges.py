@@ -79,19 +79,18 @@ async def test_the_address_that_was_checked_is_the_one_that_is_reached(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     shutil.copy(clip(), tmp_path / "clip.mp4")
     allowed, sink = AllowList(frozenset({"rtsp", "http"}), ("127.0.0.0/8",)), Collector()
-    async with Camera([clip(gop=12)], credentials=Credentials("me", "secret", "digest")) as camera:
-        async with WebServer(tmp_path) as server:
-            url = camera.url if scheme == "rtsp" else f"{server.url}/clip.mp4"
-            stream = StreamSettings.model_validate({"url": url.replace("127.0.0.1", "camera.invalid")})
-            task = asyncio.create_task(
-                make_source("cam", stream, ingest_settings(), SourceContext(), allowed).run(sink)
-            )
-            await until(lambda: sink.offered >= 1 or task.done(), "a picture")
-            assert sink.offered, task.exception()
-            task.cancel()
-            await asyncio.wait([task], timeout=10)
-            if scheme == "http":
-                assert server.hosts == {f"camera.invalid:{urlsplit(server.url).port}"}
+    camera = Camera([clip(gop=12)], credentials=Credentials("me", "secret", "digest"))
+    async with camera, WebServer(tmp_path) as server:
+        url = camera.url if scheme == "rtsp" else f"{server.url}/clip.mp4"
+        stream = StreamSettings.model_validate({"url": url.replace("127.0.0.1", "camera.invalid")})
+        source = make_source("cam", stream, ingest_settings(), SourceContext(), allowed)
+        task = asyncio.create_task(source.run(sink))
+        await until(lambda: sink.offered >= 1 or task.done(), "a picture")
+        assert sink.offered, task.exception()
+        task.cancel()
+        await asyncio.wait([task], timeout=10)
+        if scheme == "http":
+            assert server.hosts == {f"camera.invalid:{urlsplit(server.url).port}"}
 
 
 async def test_no_redirection_leads_past_the_list(tmp_path: Path) -> None:
