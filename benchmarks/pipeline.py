@@ -170,13 +170,21 @@ async def service(streams: int, seconds: float) -> None:
                     monitor.counters.latencies.clear()
                 cpu, begun = process.cpu_times(), time.monotonic()
                 latencies: list[float] = []
+                queued: list[int] = []
                 while time.monotonic() - begun < seconds:
                     await asyncio.sleep(5)
+                    batches = running.engine.describe()["batches"]
+                    queued.append(sum(figures["queued"] for figures in batches.values()))
                     for monitor in running.fleet.monitors.values():
                         latencies += monitor.counters.latencies
                         monitor.counters.latencies.clear()
                 used, span = process.cpu_times(), time.monotonic() - begun
                 report(running, latencies, span, (used.user + used.system) - (cpu.user + cpu.system))
+                half = max(1, len(queued) // 2)
+                first, second = statistics.mean(queued[:half]), statistics.mean(queued[-half:])
+                print(
+                    f"  queued, every 5 s: {first:.1f} in the first half, {second:.1f} in the second, {max(queued)} at most"
+                )
                 grown = (process.memory_info().rss - before) / 1e6
                 print(f"  memory: {grown:.0f} MB for the service and its streams")
 
@@ -196,8 +204,6 @@ def report(running: Service, latencies: list[float], span: float, cpu: float) ->
     print(
         f"  CPU: {cpu / span:.2f} cores in all, {cpu / span / len(monitors):.3f} a stream; dropped: {dropped or 'none'}"
     )
-    batches = running.engine.describe()["batches"]
-    print("  queues at the end:", {lane: figures["queued"] for lane, figures in batches.items()})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
