@@ -182,9 +182,7 @@ async def service(streams: int, seconds: float) -> None:
                 report(running, latencies, span, (used.user + used.system) - (cpu.user + cpu.system))
                 half = max(1, len(queued) // 2)
                 first, second = statistics.mean(queued[:half]), statistics.mean(queued[-half:])
-                print(
-                    f"  queued, every 5 s: {first:.1f} in the first half, {second:.1f} in the second, {max(queued)} at most"
-                )
+                print(f"  queued: {first:.1f} in the first half, {second:.1f} in the second, most {max(queued)}")
                 grown = (process.memory_info().rss - before) / 1e6
                 print(f"  memory: {grown:.0f} MB for the service and its streams")
 

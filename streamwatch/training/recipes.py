@@ -16,8 +16,11 @@ from streamwatch.training.schedule import Schedule
 
 TRIPLET_LOSSES = LossWeights(triplet=0.5)
 SWAP_MIX = FakeMix(self_blend=0.25, swap=0.40, autoencoder=0.25, rescale=0.10)
-BLEND_MIX = FakeMix(self_blend=0.65, swap=0.20, autoencoder=0.10, rescale=0.05)
+RECORDED_MIX = FakeMix(self_blend=0.40, swap=0.25, autoencoder=0.25, rescale=0.10)
+RECORDED = PairSettings(mix=RECORDED_MIX, severity=0.4, hard_negatives=0.1, recorded=0.5, tinted=0.4)
+"""Fakes of footage that was compressed before, under a milder stream look: what a network learns from nothing with."""
 FROM_SCRATCH = Schedule(400_000, ((0.0, 128), (0.45, 160), (0.7, 224)), easy=0.35, rate=2e-3)
+FROM_SCRATCH_CONV = Schedule(220_000, ((0.0, 128), (0.6, 160), (0.85, 224)), easy=0.3, rate=2e-3)
 REFINE = Schedule(60_000, ((0.0, 224),), easy=0.0, rate=2e-4)
 
 
@@ -35,8 +38,16 @@ def _plan(spec: MemberSpec, pairs: PairSettings, losses: LossWeights, seed: int)
 
 
 PLANS = {
-    "TimmV2": _plan(MemberSpec("efficientvit_b0"), PairSettings(mix=BLEND_MIX), LossWeights(), 2),
-    "TimmV2ST": _plan(MemberSpec("efficientvit_b0", head="bn_linear"), PairSettings(), TRIPLET_LOSSES, 3),
+    "TimmV2": Plan(
+        MemberSpec("mobilenetv4_conv_small"),
+        Recipe(FROM_SCRATCH_CONV, RECORDED, LossWeights(), batch_pairs=12, seed=2),
+        replace(REFINE, rate=8e-4),
+    ),
+    "TimmV2ST": Plan(
+        MemberSpec("mobilenetv4_conv_small", head="bn_linear"),
+        Recipe(FROM_SCRATCH_CONV, replace(RECORDED, severity=0.5), TRIPLET_LOSSES, batch_pairs=12, seed=3),
+        replace(REFINE, rate=6e-4),
+    ),
     "ViT": _plan(MemberSpec("efficientvit_b0"), PairSettings(clean_views=0.06, hard_negatives=0.2), LossWeights(), 1),
     "ViTST": _plan(
         MemberSpec("efficientvit_b0", head="bn_linear", highpass=2.0), PairSettings(mix=SWAP_MIX), TRIPLET_LOSSES, 4
