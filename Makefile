@@ -51,10 +51,19 @@ contracts: $(DEV) ## imports point down only
 weights-check: $(RUNTIME) ## manifest against files, and a small fixed set of figures recomputed
 	$(BIN)/python -m streamwatch.training.check
 
+COVERED := --cov --cov-append --cov-report=term:skip-covered --cov-report=xml
+# GNU's timeout, where there is one: pytest's own limits do not reach a test that hangs outside Python.
+BOUNDED := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=10 600")
+
 check: lint types contracts weights-check ## what CI runs: everything but the soak tests, with branch coverage
+	@rm -f .coverage
 	@# Real cameras, browsers and databases share two cores here: what fails is run once more, alone, and must pass then.
-	$(BIN)/python -m pytest -q -m "not soak" --cov --cov-report=term:skip-covered --cov-report=xml $(PYTEST_ARGS) \
-		|| { test $$? = 1 && $(BIN)/python -m pytest -q -m "not soak" --last-failed --last-failed-no-failures none; }
+	$(BIN)/python -m pytest -q -m "not soak" --ignore=tests/e2e $(COVERED) $(PYTEST_ARGS) || { test $$? = 1 && \
+		$(BIN)/python -m pytest -q -m "not soak" --ignore=tests/e2e --last-failed --last-failed-no-failures none; }
+	@# The browser's tests are by themselves: should a browser hang, it and they are ended and started anew.
+	$(BOUNDED) $(BIN)/python -m pytest -q -m "not soak" $(COVERED) $(PYTEST_ARGS) tests/e2e || \
+		{ pkill -KILL -f playwright_chromiumdev_profile; \
+		$(BOUNDED) $(BIN)/python -m pytest -q -m "not soak" tests/e2e; }
 
 bench: $(DEV) ## the benchmarks, with the hardware in their output
 	$(BIN)/python -m benchmarks

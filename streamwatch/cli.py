@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -84,6 +85,14 @@ def find_command(arguments: Sequence[str]) -> tuple[str, list[str]] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code. Ctrl-C is one, never a traceback."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in ("--version", "-V"):
         print(f"streamwatch {__version__}")
@@ -109,8 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"streamwatch: {line}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -120,14 +127,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _import(name: str) -> ModuleType:
     """The module, torch and all, which takes a second. Until it is there nothing has to be tidied up: Ctrl-C ends the
     process as it ends any program, and not with an exception from the depths of somebody's extension module."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    except ValueError:  # not the main thread: signals are somebody else's affair
+    before = signal.getsignal(signal.SIGINT)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or before not in (signal.SIG_DFL, signal.default_int_handler):  # ignored, or somebody else's
         return importlib.import_module(name)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return importlib.import_module(name)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def unknown(given: Sequence[str]) -> int:

@@ -34,6 +34,13 @@ async def order(page: Page) -> list[str]:
     return names
 
 
+async def ordered(page: Page, names: list[str]) -> None:
+    """The tiles are arranged a moment after their words: what is read must not jump with every frame."""
+    async with asyncio.timeout(5):
+        while await order(page) != names:
+            await asyncio.sleep(0.05)
+
+
 async def test_the_first_view_shows_every_stream_live(tab: Open, tmp_path: Path) -> None:
     async with Service(cast(12), tmp_path) as service:
         page = await tab(service.url, before=FIRST_VIEW)
@@ -64,7 +71,7 @@ async def test_a_score_reaches_the_page_with_box_and_words(tab: Open, tmp_path: 
         print(f"published to shown: {time.perf_counter() - began:.3f} s")
         await expect(tile(page, "cam-3").locator(".verdict")).to_contain_text("Fake")
         await expect(tile(page, "cam-3").locator(".words")).to_have_text("Above the threshold of 0.70")
-        assert await order(page) == ["cam-3", "cam-1", "cam-2"]
+        await ordered(page, ["cam-3", "cam-1", "cam-2"])
         await until(page, RED_BRACKETS, "cam-3")
 
 
@@ -221,11 +228,10 @@ async def test_pictures_come_only_for_what_is_on_the_screen(tab: Open, tmp_path:
         await expect(page.locator(".tile")).to_have_count(60)
         hub = service.script.hub
         async with asyncio.timeout(15):
-            while not (shown := [name for name in service.script.roles if hub.picture_kinds(name)]):
+            # The first layout may show other tiles for a moment.
+            while not hub.picture_kinds("cam-1") or hub.picture_kinds("cam-60"):
                 await asyncio.sleep(0.1)
-        assert "cam-1" in shown
-        assert len(shown) < 45
-        assert hub.picture_kinds("cam-60") == set()
+        assert len([name for name in service.script.roles if hub.picture_kinds(name)]) < 45
         await tile(page, "cam-60").scroll_into_view_if_needed()
         async with asyncio.timeout(15):
             while "small" not in hub.picture_kinds("cam-60"):
