@@ -53,7 +53,7 @@ weights-check: $(RUNTIME) ## manifest against files, and a small fixed set of fi
 
 COVERED := --cov --cov-append --cov-report=term:skip-covered --cov-report=xml
 # GNU's timeout, where there is one: pytest's own limits do not reach a test that hangs outside Python.
-BOUNDED := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=10 600")
+BOUNDED := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=10 420")
 
 check: lint types contracts weights-check ## what CI runs: everything but the soak tests, with branch coverage
 	@rm -f .coverage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,7 +57,8 @@ class _Guarded:
     async def run(self, sink: Sink) -> None:
         addresses = await check_url(self._url, self._allowed, self._reaper)
         if addresses and isinstance(self._inner, AvSource):
-            self._inner.pin(str(addresses[0]))
+            # Any of them, since all were checked: where one is dead, a later attempt takes another.
+            self._inner.pin(str(random.choice(addresses)))
         await self._inner.run(sink)
 
 

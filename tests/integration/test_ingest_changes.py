@@ -1,0 +1,62 @@
+"""Cameras that change what they send in mid-stream: followed without a new connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from streamwatch.camera import Camera
+from tests.fakes.ingest import Watch, source_threads, until
+from tests.fakes.patterns import clip, turned
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert source_threads() == []
+
+
+async def test_a_change_of_resolution_in_mid_stream() -> None:
+    clips = [clip(gop=12, seconds=1.0), clip(gop=12, seconds=1.0, size=(480, 360))]
+    async with Camera(clips) as camera, Watch(camera.url) as watch:
+        await until(lambda: {info.width for info in watch.sink.infos} == {320, 480}, "both sizes")
+        await until(lambda: {p.image.shape[1] for p in watch.sink.pictures} == {320, 480}, "pictures of both sizes")
+        assert watch.reasons() == []
+
+
+@pytest.mark.slow
+async def test_a_camera_that_turns_its_picture_in_mid_stream() -> None:
+    """Cameras tell it in the stream itself (H.264's display orientation); the pictures stay upright."""
+    clips = [clip(gop=12, seconds=1.0), turned(clip(gop=12, seconds=1.0))]
+    async with Camera(clips) as camera, Watch(camera.url) as watch:
+        shapes = {(240, 320, 3), (320, 240, 3)}
+        await until(lambda: {p.image.shape for p in watch.sink.pictures} == shapes, "pictures both ways up")
+        assert {info.rotation % 180 for info in watch.sink.infos} == {0, 90}
+        assert watch.reasons() == []
+
+
+@pytest.mark.slow
+async def test_a_change_of_frame_rate_in_mid_stream() -> None:
+    """The target rate is kept in time, not in frames, from 25 to 10 a second and back; a change costs at most the
+    samples of the group of pictures in which it comes."""
+    clips = [clip(gop=12, seconds=4.0), clip(gop=10, fps=10, seconds=4.0)]
+    async with Camera(clips) as camera, Watch(camera.url) as watch:
+        await until(lambda: {25.0, 10.0} <= {info.fps for info in watch.sink.infos}, "both rates are told", 30)
+        await watch.live(20)
+        pts = [picture.pts for picture in watch.sink.pictures if picture.pts is not None]
+        gaps = [b - a for a, b in pairwise(pts)]
+        assert max(gaps) <= 0.9, gaps
+        assert sum(gap > 0.4 for gap in gaps) <= 1 + len(gaps) // 20, gaps
+        assert sum(gaps) / len(gaps) <= 0.24, gaps
+        assert watch.reasons() == []
+
+
+@pytest.mark.slow
+async def test_a_change_of_codec() -> None:
+    async with Camera([clip(gop=12)]) as camera, Watch(camera.url) as watch:
+        await watch.live()
+        camera.switch([clip("libx265", gop=12)])
+        await until(lambda: watch.sink.infos[-1].codec == "hevc", "H.265")
+        await watch.live()
