@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -239,12 +240,13 @@ class Service:
         """Waits for a database that is down at the start: what it holds must not stay open for ever."""
         await history.ready()
         try:
-            alerts = await history.alerts.active()
+            alerts = await history.alerts.active(time.time() - results.rules.longest_cooldown)
         except StorageError as error:
             log.error("alerts of the last run could not be taken up: %s", error)
             return
         for alert in alerts:
-            hub.restored(alert)
+            if alert.active:
+                hub.restored(alert)
         results.restore(alerts)
 
     def _pace(self, stream: str, share: Share) -> None:

@@ -152,6 +152,8 @@ class TrackScore:
     """seen in the newest frame"""
     logit: float | None = None
     """of the newest frame alone; None where this track was not scored in it"""
+    gate: str | None = None
+    """where the reason is low quality: the measure of `Quality` that shut out most of its faces"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ class StreamScore:
     instant_logit: float | None = None
     """the worst accepted face of this frame alone; what the fast rule accumulates"""
     scene_cut: bool = False
+    gate: str | None = None
+    """where the reason is low quality: that of the track that gave it"""
 
 
 class StreamState(StrEnum):

@@ -130,5 +130,5 @@ class AlertStore(Protocol):
     async def failed(self, delivery: Delivery, error: str, next_attempt: float | None) -> None:
         """`next_attempt` None moves it to the dead letters."""
 
-    async def active(self) -> list[Alert]:
-        """Alerts not yet resolved, for the start after a crash."""
+    async def active(self, resolved_since: float | None = None) -> list[Alert]:
+        """Alerts not yet resolved, and those resolved since that wall time, for the start after a crash."""

@@ -52,6 +52,11 @@ class Slot:
         self.alert = replace(alert, opened_at=Instant(now.mono - age, alert.opened_at.wall), updated_at=updated)
         self._now, self._high_at, self._hold = now, now.mono, RESTORED_HOLD
 
+    def cool(self, resolved: float, now: Instant) -> None:
+        """Goes on with the cooldown of an alert that an earlier run resolved at wall time `resolved`."""
+        ago = max(0.0, now.wall - resolved)
+        self._cool_until = max(self._cool_until, now.mono - ago + self.rule.cooldown)
+
     def step(self, at: Instant, reading: Reading, silenced: bool, labels: Mapping[str, str]) -> AlertEvent | None:
         """Takes in one reading. `labels` are those of the moment, kept in an alert that opens now."""
         now = self._now = max(at, self._now)

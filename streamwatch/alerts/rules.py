@@ -116,11 +116,15 @@ class RuleEngine:
 
     def restore(self, alerts: Sequence[Alert], now: Instant) -> list[AlertEvent]:
         """Takes up the alerts that were open when the last run ended. Those whose rule is gone resolve at once, and
-        those whose rule has opened another in the meantime."""
+        those whose rule has opened another in the meantime. Those that were resolved already (those of the last
+        `longest_cooldown` seconds should be among them) only go on cooling down."""
         events = []
         for alert in alerts:
             slot = self._slot_of(alert)
-            if slot is None or slot.alert is not None:
+            if alert.resolved_at is not None:
+                if slot is not None:
+                    slot.cool(alert.resolved_at.wall, now)
+            elif slot is None or slot.alert is not None:
                 gone = replace(
                     alert,
                     resolved_at=now,
@@ -147,6 +151,13 @@ class RuleEngine:
                 slot.alert = replace(
                     slot.alert, review=alert.review, review_note=alert.review_note, reviewed_by=alert.reviewed_by
                 )
+
+    @property
+    def longest_cooldown(self) -> float:
+        """Seconds."""
+        streams = [rules_of(self._settings, stream) for stream in self._settings.overrides]
+        rules = [_SERVICE_RULE, *self._settings.rules.values(), *(r for own in streams for r in own.values())]
+        return max(rule.cooldown for rule in rules)
 
     @property
     def active(self) -> list[Alert]:

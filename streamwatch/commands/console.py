@@ -29,6 +29,7 @@ def describe(status: StreamStatus, score: StreamScore | None) -> str:
         why = f": {status.reason.value}" if status.reason else ""
         return f"{head}{why}  {status.detail}".rstrip()
     said = "unknown" if score.score is None else f"{score.score:.2f}"
-    reason = f" ({score.reason.value})" if score.reason else f" (threshold {score.threshold:.2f})"
+    why = ": ".join(filter(None, (score.reason, score.gate)))
+    reason = f" ({why})" if why else f" (threshold {score.threshold:.2f})"
     age = max(0.0, time.monotonic() - score.at.mono)
     return f"{head}  {score.verdict.value.upper()} {said}{reason}  coverage {score.coverage:.0%}  age {age:.1f} s"

@@ -82,7 +82,8 @@ def lines(message: dict[str, Any], *, colour: bool = False) -> list[str]:
 def _score_line(message: dict[str, Any], *, colour: bool) -> str:
     score, verdict = message["score"], message["verdict"]
     shown = f"{score:.2f} {'#' * round(score * BAR):<{BAR}}" if score is not None else f"  -- {'':<{BAR}}"
-    reason = f" ({message['reason']})" if message["reason"] else ""
+    why = ": ".join(filter(None, (message["reason"], message.get("gate"))))
+    reason = f" ({why})" if why else ""
     skipped = f"  {message['skipped']} skipped" if message.get("skipped") else ""
     text = f"{_clock(message['captured_at'])}  {message['stream']:<16} {shown} {verdict}{reason}"
     return _painted(f"{text}  {message['age_ms']} ms{skipped}", _COLOURS[verdict], colour=colour)

@@ -121,8 +121,10 @@ class SqlAlertStore:
         async with self._database.writing() as connection:
             await connection.execute(statement.values(attempts=delivery.attempts + 1, **values))
 
-    async def active(self) -> list[Alert]:
-        return await self._alerts(select(alerts).where(alerts.c.resolved_at.is_(None)).order_by(alerts.c.opened_at))
+    async def active(self, resolved_since: float | None = None) -> list[Alert]:
+        at = alerts.c.resolved_at
+        wanted = at.is_(None) if resolved_since is None else or_(at.is_(None), at >= resolved_since)
+        return await self._alerts(select(alerts).where(wanted).order_by(alerts.c.opened_at))
 
     async def pending(self) -> int:
         """Deliveries that still wait."""

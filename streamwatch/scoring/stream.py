@@ -91,8 +91,8 @@ class StreamScoring:
             assert face.track is not None
             self._faces[face.track] = face
             window = self._windows.setdefault(face.track, TrackWindow(now.mono))
-            if _gated(face):
-                window.gate(now.mono)
+            if face.quality is not None and face.quality.gate is not None:
+                window.gate(now.mono, face.quality.gate)
         self._visible = frozenset(f.track for f in tagged if f.track is not None)
         return tagged, tuple(f for f in tagged if not _gated(f))
 
@@ -155,6 +155,7 @@ class StreamScoring:
             at=now,
             verdict=worst.verdict if worst else Verdict.UNKNOWN,
             reason=None if worst else self._reason(shown, tracks),
+            gate=None if worst or shown is None else shown.gate,
             score=worst.score if worst else None,
             threshold=self._levelling.threshold,
             coverage=shown.coverage if shown else 0.0,
@@ -188,6 +189,7 @@ class StreamScoring:
             score=score,
             verdict=verdict,
             reason=reason,
+            gate=window.usual_gate if reason is UnknownReason.LOW_QUALITY else None,
             coverage=coverage,
             quality=face.quality.weight if face.quality else 1.0,
             confirmed=self._tracker.confirmed(track),
@@ -203,7 +205,16 @@ def _gated(face: Face) -> bool:
 
 def _stale(score: StreamScore) -> StreamScore:
     stale = UnknownReason.STALE
-    tracks = tuple(replace(t, score=None, verdict=Verdict.UNKNOWN, reason=stale, visible=False) for t in score.tracks)
+    tracks = tuple(
+        replace(t, score=None, verdict=Verdict.UNKNOWN, reason=stale, gate=None, visible=False) for t in score.tracks
+    )
     return replace(
-        score, verdict=Verdict.UNKNOWN, reason=stale, score=None, tracks=tracks, worst_track=None, coverage=0.0
+        score,
+        verdict=Verdict.UNKNOWN,
+        reason=stale,
+        gate=None,
+        score=None,
+        tracks=tracks,
+        worst_track=None,
+        coverage=0.0,
     )

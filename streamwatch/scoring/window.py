@@ -3,7 +3,7 @@ records."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -87,23 +87,28 @@ class Rate:
 
 @dataclass(slots=True)
 class TrackWindow:
-    """The samples of one track, and how often its face was seen but not good enough."""
+    """The samples of one track, and when its face was seen but not good enough, with the gate that shut it out."""
 
     started: float
     samples: deque[Sample] = field(default_factory=deque)
-    gated: deque[float] = field(default_factory=deque)
-    missed: float = 0.0
+    gated: deque[tuple[float, str]] = field(default_factory=deque)
 
     def add(self, sample: Sample) -> None:
         self.samples.append(sample)
 
-    def gate(self, at: float) -> None:
-        self.gated.append(at)
+    def gate(self, at: float, gate: str) -> None:
+        self.gated.append((at, gate))
+
+    @property
+    def usual_gate(self) -> str | None:
+        """The gate that shut out most of the refused faces; of equals the one met first."""
+        counts = Counter(gate for _, gate in self.gated)
+        return max(counts, key=lambda gate: counts[gate], default=None)
 
     def prune(self, before: float) -> None:
         while self.samples and self.samples[0].at <= before:
             self.samples.popleft()
-        while self.gated and self.gated[0] <= before:
+        while self.gated and self.gated[0][0] <= before:
             self.gated.popleft()
 
     def coverage(self, now: float, length: float, rate: Rate) -> float:

@@ -28,6 +28,9 @@ class FaceRecord(TypedDict):
     score: Unit
     verdict: VerdictName
     reason: str | None
+    gate: str | None
+    """where the reason is low_quality: the measure that shut the face out (size, sharpness, brightness, glare, pose,
+    truncation, compression)"""
     quality: float
     coverage: float
     confirmed: bool
@@ -53,6 +56,8 @@ class ScoreMessage(TypedDict):
     score: Unit
     threshold: float
     reason: str | None
+    gate: str | None
+    """where the reason is low_quality: that of the face that gave it"""
     coverage: float
     frame: list[int] | None
     worst: int | None

@@ -10,7 +10,7 @@ import pytest
 
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.config import AlertSettings
-from streamwatch.domain import AlertEvent, AlertKind, AlertPhase, Review, Severity, StreamState, UnknownReason
+from streamwatch.domain import AlertEvent, AlertKind, AlertPhase, Instant, Review, Severity, StreamState, UnknownReason
 from streamwatch.errors import ConfigError
 from tests.fakes.records import instant, status, stream_score
 
@@ -237,6 +237,23 @@ def test_restored_alerts_go_on_or_resolve() -> None:
         "1",
         opened.after.opened_at.wall,
     )
+
+
+def test_a_cooldown_outlives_a_restart() -> None:
+    rule = {"kind": "window", "for": 0, "resolve_after": 0, "cooldown": 60.0}
+    before = engine(rule=rule)
+    _, resolved = feed(before, (0, 0.9), (1, 0.1))
+    after = engine(rule=rule)
+    assert after.longest_cooldown >= 60.0
+    # Another boot 20 s later: the monotonic clock began anew, the wall clock tells how much of the cooldown is left.
+
+    def at(second: float) -> Instant:
+        return instant(second)._replace(mono=second - 14.0)
+
+    assert after.restore([resolved.after], at(21)) == []
+    assert after.on_score(replace(stream_score(0, 0.9), at=at(60))) == []
+    (opened,) = after.on_score(replace(stream_score(0, 0.9), at=at(61.1)))
+    assert opened.phase is AlertPhase.OPENED
 
 
 def test_a_late_restoration_gives_way_to_what_is_open_now() -> None:

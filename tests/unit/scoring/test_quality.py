@@ -79,13 +79,17 @@ def test_sharpness_does_not_depend_on_size(portrait: Image) -> None:
     assert two == pytest.approx(one, rel=0.25)
 
 
-def test_strong_compression_lowers_the_weight_and_never_gates(portrait: Image) -> None:
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(portrait, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 4])
-    spoilt = np.asarray(cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
-    good, bad = measure(portrait, BOX, None), measure(spoilt, BOX, None)
+def test_strong_compression_lowers_the_weight_and_only_a_mosaic_is_gated(portrait: Image) -> None:
+    def as_jpeg(quality: int) -> Image:
+        bgr = cv2.cvtColor(portrait, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return np.asarray(cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+
+    good, bad, mosaic = (measure(image, BOX, None) for image in (portrait, as_jpeg(8), as_jpeg(1)))
     assert bad.gate is None
     assert bad.weight < good.weight
     assert bad.measures["compression"] > 1.6 > good.measures["compression"]
+    assert (mosaic.gate, mosaic.weight) == ("compression", 0.0)
 
 
 def test_the_grid_is_the_frames_not_the_crops() -> None:

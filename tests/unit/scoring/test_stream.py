@@ -81,6 +81,16 @@ def test_two_people_are_never_mixed() -> None:
 def test_a_small_face_is_low_quality_not_real() -> None:
     score = Driver().frames(10, [SMALL], [3.0])
     assert (score.verdict, score.reason, score.score) == (Verdict.UNKNOWN, UnknownReason.LOW_QUALITY, None)
+    assert (score.gate, score.tracks[0].gate) == ("size", "size")
+
+
+def test_the_gate_is_named_while_it_is_the_reason() -> None:
+    driver = Driver()
+    assert driver.frames(10, [FACE], [3.0]).gate is None
+    small = driver.frames(30, [SMALL], [3.0])  # somebody else, far away; the first face is gone by then
+    assert (small.reason, small.gate) == (UnknownReason.LOW_QUALITY, "size")
+    stale = driver.scoring.tick(instant(driver.now + 5.0))
+    assert (stale.reason, stale.gate) == (UnknownReason.STALE, None)
 
 
 def test_stale_after_some_seconds_without_a_frame() -> None:

@@ -68,6 +68,16 @@ def test_coverage_counts_from_the_tracks_start() -> None:
     assert len(window.samples) == 2
 
 
+def test_the_usual_gate_is_the_one_met_most_often_in_the_window() -> None:
+    assert TrackWindow(100.0).usual_gate is None
+    window = TrackWindow(100.0)
+    for at, gate in ((100.0, "pose"), (101.0, "pose"), (102.0, "size"), (103.0, "sharpness"), (104.0, "size")):
+        window.gate(at, gate)
+    assert window.usual_gate == "pose"  # of two equals the one met first
+    window.prune(100.5)
+    assert window.usual_gate == "size"
+
+
 @pytest.mark.parametrize(
     ("accepted", "gated", "coverage", "reason"),
     [

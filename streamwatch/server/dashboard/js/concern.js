@@ -62,7 +62,7 @@ function lastWords(lead, last, age) {
 }
 
 export function verdictWords(last) {
-  if (last.verdict === "unknown") return unknownWords(last.reason);
+  if (last.verdict === "unknown") return unknownWords(last.reason, last.gate);
   const limit = scoreText(last.threshold);
   const faces = last.faces.filter((face) => face.score !== null).length;
   const many = faces > 1 ? `, worst of ${faces} faces` : "";

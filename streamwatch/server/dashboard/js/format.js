@@ -15,6 +15,16 @@ const UNKNOWN = {
   disagreement: "The members disagree",
 };
 
+const GATES = {
+  size: "Face too small to judge",
+  sharpness: "Face too blurred to judge",
+  brightness: "Too dark to judge",
+  glare: "Too bright to judge",
+  pose: "Face turned too far away",
+  truncation: "Face cut off by the picture's edge",
+  compression: "Too strongly compressed to judge",
+};
+
 const FAILURES = {
   connection_failed: "the source cannot be reached",
   auth_failed: "the source refused the user name or password",
@@ -65,7 +75,7 @@ const sentence = (word) => plain(word).charAt(0).toUpperCase() + plain(word).sli
 
 export const stateWord = (state) => STATES[state] ?? sentence(state ?? "unknown");
 export const failureWords = (reason) => (reason ? (FAILURES[reason] ?? plain(reason)) : "");
-export const unknownWords = (reason) => UNKNOWN[reason] ?? (reason ? sentence(reason) : "Not enough to judge");
+export const unknownWords = (reason, gate = null) => (reason === "low_quality" && GATES[gate]) || UNKNOWN[reason] ?? (reason ? sentence(reason) : "Not enough to judge");
 export const kindWords = (kind) => KINDS[kind] ?? sentence(kind);
 
 /** Two decimals: a third would claim a precision that no detector has; and never 0.00 or 1.00, which would claim certainty. */

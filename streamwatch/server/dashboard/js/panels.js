@@ -84,7 +84,7 @@ export class Panels {
       setAttribute(row.element, "data-look", face.verdict);
       row.button.setAttribute("aria-pressed", String(face === current));
       const { glyph, word } = VERDICTS[face.verdict];
-      const cells = [score(face.score), face.reason ? unknownWords(face.reason) : `${glyph} ${word}`, percent(face.quality), percent(face.coverage)];
+      const cells = [score(face.score), face.reason ? unknownWords(face.reason, face.gate) : `${glyph} ${word}`, percent(face.quality), percent(face.coverage)];
       for (const [i, text] of cells.entries()) setText(row.cells[i], text);
       return row.element;
     }));
