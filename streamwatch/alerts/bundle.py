@@ -61,6 +61,11 @@ class Sealer:
         self._chain = Chain(self._root, self._signer)
         self._adopt()
 
+    @property
+    def head(self) -> str:
+        """The hash of the chain's newest line."""
+        return self._chain.head
+
     def directory(self, alert: str) -> Path | None:
         path = self._root / Path(alert).name
         return path if (path / MANIFEST).is_file() else None

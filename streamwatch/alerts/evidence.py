@@ -131,6 +131,8 @@ class Evidence:
         try:
             clip = await self._cut(bundle, directory)
             await asyncio.to_thread(self._sealer.seal, bundle, clip, directory)
+            # A log that is kept elsewhere thereby keeps the heads, which `evidence verify --head` needs.
+            log.info("evidence of %s sealed, head %s", bundle.alert.id, self._sealer.head)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, directory, True)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,23 @@ class Verified:
     key: str
 
 
-def verify(directory: Path, public_key: Path | None = None) -> Verified:
+def verify(directory: Path, public_key: Path | None = None, heads: Sequence[str] = ()) -> Verified:
     """Checks a bundle or a directory of bundles. `public_key` is the key that you trust; None takes the one beside the
-    evidence, which proves only that nothing was changed by someone without the private key's directory.
+    evidence, which proves only that nothing was changed by someone without the private key's directory. `heads` are
+    hashes of the chain's newest line that were kept elsewhere: the chain must still hold the line of each, so that
+    neither the newest alerts were cut off nor the whole chain written anew.
 
     Raises EvidenceInvalid naming the first file that does not hold, and what is wrong with it.
     """
     if (directory / MANIFEST).is_file():
+        if heads:
+            raise EvidenceInvalid(f"{directory}: is a single bundle; a head is of the chain, in the directory above")
         key = _key(public_key or _first(directory / PUBLIC_KEY, directory.parent / PUBLIC_KEY))
         verify_bundle(directory, key)
         return Verified(1, 0, "", fingerprint(key))
     if not (directory / CHAIN).is_file():
         raise EvidenceInvalid(f"{directory}: holds neither {MANIFEST} nor {CHAIN}")
-    return _verify_all(directory, _key(public_key or directory / PUBLIC_KEY))
+    return _verify_all(directory, _key(public_key or directory / PUBLIC_KEY), heads)
 
 
 def verify_bundle(directory: Path, key: Ed25519PublicKey) -> dict[str, Any]:
@@ -66,8 +71,13 @@ def verify_bundle(directory: Path, key: Ed25519PublicKey) -> dict[str, Any]:
     return manifest
 
 
-def _verify_all(directory: Path, key: Ed25519PublicKey) -> Verified:
+def _verify_all(directory: Path, key: Ed25519PublicKey, heads: Sequence[str]) -> Verified:
     links = list(read(directory / CHAIN, key))
+    known_heads = {GENESIS, *(link.hash for link in links)}
+    for head in heads:
+        if head.lower() not in known_heads:
+            why = "its newest lines were cut off, or it was written anew"
+            raise EvidenceInvalid(f"{directory / CHAIN}: has no line of hash {head}: {why}")
     removed = {link.alert for link in links if link.kind == "removed"}
     sealed = [link for link in links if link.kind == "sealed"]
     previous = GENESIS

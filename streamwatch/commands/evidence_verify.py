@@ -13,10 +13,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--public-key", type=Path, metavar="PEM", help="the key that you trust (default: the one beside the evidence)"
     )
+    parser.add_argument(
+        "--head",
+        action="append",
+        default=[],
+        metavar="HASH",
+        help="a head of the chain that you kept elsewhere (printed here and logged with each alert); may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    proof = verify(args.directory, args.public_key)
+    proof = verify(args.directory, args.public_key, args.head)
     print(f"{args.directory}: holds. {proof.bundles} bundles verified, {proof.removed} removed by retention")
     print(f"key  {proof.key}" + ("" if args.public_key else "  (found beside the evidence, not given by you)"))
     if proof.head:

@@ -178,6 +178,8 @@ def _edit(path: Path, old: str, new: str) -> None:
             lambda d: (d / CHAIN).write_text("\n".join((d / CHAIN).read_text().splitlines()[1:])),
             "line 1: does not follow",
         ),
+        (lambda d: _reorder(d / CHAIN), "line 1: does not follow"),
+        (lambda d: _append_line(d / CHAIN, 1), "line 4: does not follow"),
         (lambda d: _swap(d / "a1", d / "a2"), "manifest.json: is not the one that the chain names"),
     ],
 )
@@ -189,6 +191,50 @@ def test_any_change_is_found(sealed: Path, tmp_path: Path, spoil: Callable[[Path
     with pytest.raises(EvidenceInvalid) as caught:
         verify(root)
     assert fault in str(caught.value)
+
+
+def _reorder(chain: Path) -> None:
+    first, second, *rest = chain.read_bytes().splitlines(keepends=True)
+    chain.write_bytes(b"".join([second, first, *rest]))
+
+
+def _append_line(chain: Path, number: int) -> None:
+    lines = chain.read_bytes().splitlines(keepends=True)
+    chain.write_bytes(b"".join([*lines, lines[number]]))
+
+
+def test_a_kept_head_proves_that_nothing_was_cut_off(sealed: Path, tmp_path: Path) -> None:
+    root = tmp_path / "evidence"
+    shutil.copytree(sealed, root)
+    head = verify(root).head
+    assert verify(root, heads=[head]).head == head
+    lines = (root / CHAIN).read_bytes().splitlines(keepends=True)
+    (root / CHAIN).write_bytes(b"".join(lines[:-1]))
+    shutil.rmtree(root / "a3")
+    older = verify(root).head  # of itself it holds: its last alert is gone without a trace
+    assert verify(sealed, heads=[older, head]).bundles == 3  # heads kept at any time are all there
+    with pytest.raises(EvidenceInvalid, match=rf"chain\.jsonl: has no line of hash {head}: its newest lines were cut"):
+        verify(root, heads=[older, head])
+    with pytest.raises(EvidenceInvalid, match="is a single bundle"):
+        verify(root / "a1", heads=[head])
+
+
+async def test_a_kept_head_proves_that_the_chain_was_not_written_anew(tmp_path: Path) -> None:
+    """Whoever has the private key can seal another story, but not under a head that was kept."""
+    await gather(make(tmp_path / "true"), "a1")
+    head = verify(tmp_path / "true").head
+    key = tmp_path / "true" / "signing_key.pem"
+    await gather(make(tmp_path / "false", signing_key=key), "a1")
+    trusted = tmp_path / "true" / "public_key.pem"
+    assert verify(tmp_path / "false", trusted).bundles == 1
+    with pytest.raises(EvidenceInvalid, match="written anew"):
+        verify(tmp_path / "false", trusted, [head])
+
+
+async def test_each_seal_logs_the_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "streamwatch.alerts.evidence"):
+        await gather(make(tmp_path), "a1")
+    assert f"evidence of a1 sealed, head {verify(tmp_path).head}" in caplog.messages
 
 
 def _swap(one: Path, other: Path) -> None:
