@@ -7,6 +7,7 @@ what is left for decoding and merging. The network alone on the same inputs is t
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import statistics
 import time
@@ -20,11 +21,12 @@ import psutil
 import skimage
 import torch
 
-from streamwatch.domain import Image
+from streamwatch.domain import Face, Frame, Image, Instant
 from streamwatch.inference.blazeface import load_blazeface, normalise
 from streamwatch.inference.faces import FaceFinder, FinderSettings
 from streamwatch.inference.tiles import TILINGS, cut
 from streamwatch.inference.weights import bundled_directory, load_tensors, read_manifest
+from streamwatch.scoring.follow import FaceFollower
 
 SIZES = {"480p": (640, 480), "720p": (1280, 720), "1080p": (1920, 1080), "2160p": (3840, 2160)}
 ROUNDS = 7
@@ -71,6 +73,28 @@ def measure(name: str, tiles: str, count: int) -> None:
     )
 
 
+def measure_following(name: str) -> None:
+    """A frame between two detections against a detected one, in the same run."""
+    directory = bundled_directory()
+    record = read_manifest(directory).detectors["blazeface"]
+    model = load_blazeface(load_tensors(directory / record.file, record.sha256))
+    finder = FaceFinder(model, settings=FinderSettings(TILINGS["default"], record.score_threshold))
+    images = [frame_of(SIZES[name]), np.roll(frame_of(SIZES[name]), 4, axis=1)]
+    faces = [Face(found.box, found.score, found.keypoints) for found in finder.find(images[:1])[0]]
+    follower, at = FaceFollower(1e-3), itertools.count()
+
+    def frame() -> Frame:
+        number = next(at)
+        return Frame("", number, Instant(number / 25, 0.0), None, images[number % 2])
+
+    def follow() -> None:
+        assert follower.follow(frame())
+
+    follower.detected(frame(), faces)
+    followed, detected = median_ms(follow), median_ms(lambda: finder.find(images[:1]))
+    print(f"{name:>6} followed by motion: {followed:5.1f} ms a frame, {followed / detected:.2f} of a detection")
+
+
 def main(threads: int) -> None:
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
@@ -85,6 +109,8 @@ def main(threads: int) -> None:
         measure(name, "default", 1)
     measure("720p", "default", 4)
     measure("720p", "fine", 1)
+    for name in ("720p", "1080p"):
+        measure_following(name)
 
 
 if __name__ == "__main__":

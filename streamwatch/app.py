@@ -267,6 +267,7 @@ class Service:
             record.disagreement_p99,
             config.device.deadline,
             config.detector.min_face,
+            config.detector.max_fps,
         )
         burst = settings.burst_fps or config.ingest.burst_fps
 

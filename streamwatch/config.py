@@ -125,6 +125,8 @@ class DetectorSettings(Settings):
     """None: what the weights' manifest says."""
     min_face: Annotated[float, Field(ge=8, le=1024)] = 40.0
     """Pixels of box height. Faces under scoring.min_size are shown, not judged."""
+    max_fps: Annotated[float, Field(gt=0, le=240)] = 5.0
+    """Detections a second of a stream. At higher rates the frames in between follow the faces by their motion."""
 
 
 class EnsembleSettings(Settings):

@@ -100,13 +100,15 @@ class Quality:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """A detected face of one frame. `track` and `quality` are filled in by the scoring room."""
+    """A face of one frame. `track` and `quality` are filled in by the scoring room. Not `detected`: carried from the
+    frame before by its motion."""
 
     box: Box
     confidence: float
     keypoints: Floats | None = None
     track: int | None = None
     quality: Quality | None = None
+    detected: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ from streamwatch.ingest.supervisor import Supervisor
 from streamwatch.latest import Latest
 from streamwatch.observer import Observer
 from streamwatch.protocols import Engine, FindOptions, ScorePublisher
+from streamwatch.scoring.follow import FaceFollower
 from streamwatch.scoring.stream import Levelling, StreamScoring
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class MonitorSettings:
     disagreement_p99: float | None
     deadline: float
     min_face: float
+    detect_fps: float
 
     @property
     def sample_fps(self) -> float:
@@ -142,6 +144,7 @@ class StreamMonitor:
             settings.scoring,
             Levelling(settings.threshold, settings.disagreement_p99, self._fps),
         )
+        self._follower = FaceFollower(settings.detect_fps)
         self._seq = 0
         self._published_at = time.monotonic()
         self.supervisor = Supervisor(
@@ -275,8 +278,12 @@ class StreamMonitor:
     async def _score(self, frame: Frame) -> None:
         engine, observer = self._services.engine, self._services.observer
         deadline = time.monotonic() + self.settings.deadline
-        found = await engine.find(frame, self.settings.find_options, deadline)
         begun = time.perf_counter()
+        found = self._follower.follow(frame)
+        if found is None:
+            found = await engine.find(frame, self.settings.find_options, deadline)
+            self._follower.detected(frame, found)
+            begun = time.perf_counter()
         _, accepted = self._scoring.observe(frame, found)
         observer.stage("track", time.perf_counter() - begun)
         scored = await engine.score(frame, accepted, deadline) if accepted else ()

@@ -45,7 +45,8 @@ class Track:
         dx, dy = self.velocity[0] * dt, self.velocity[1] * dt
         return Box(self.box.x0 + dx, self.box.y0 + dy, self.box.x1 + dx, self.box.y1 + dy)
 
-    def matched(self, box: Box, at: float, appearance: Floats | None) -> None:
+    def matched(self, face: Face, at: float, appearance: Floats | None) -> None:
+        box = face.box
         dt = at - self.seen_at
         if dt > 0:
             (x0, y0), (x1, y1) = _centre(self.box), _centre(box)
@@ -54,7 +55,8 @@ class Track:
             self.velocity = (vx + blend * ((x1 - x0) / dt - vx), vy + blend * ((y1 - y0) / dt - vy))
         if appearance is not None:
             self.appearance = appearance if self.appearance is None else 0.8 * self.appearance + 0.2 * appearance
-        self.box, self.seen_at, self.hits, self.missed = box, at, self.hits + 1, 0
+        # Only the detector says anew that this is a face.
+        self.box, self.seen_at, self.hits, self.missed = box, at, self.hits + face.detected, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class FaceTracker:
                 track_id = next(self._ids)
                 self._tracks[track_id] = Track(track_id, face.box, at.mono, appearance=looks[index])
             else:
-                self._tracks[track_id].matched(face.box, at.mono, looks[index])
+                self._tracks[track_id].matched(face, at.mono, looks[index])
             tagged.append(replace(face, track=track_id))
         return TrackUpdate(tuple(tagged), lost, cut)
 

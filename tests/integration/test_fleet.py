@@ -66,7 +66,7 @@ def maker(services: MonitorServices) -> Callable[[str, StreamSettings], StreamMo
     context = SourceContext()
 
     def make(stream: str, settings: StreamSettings) -> StreamMonitor:
-        wanted = MonitorSettings(settings, FAST, ScoringSettings(), 0.7, None, 5.0, 24.0)
+        wanted = MonitorSettings(settings, FAST, ScoringSettings(), 0.7, None, 5.0, 24.0, 5.0)
         return StreamMonitor(stream, wanted, lambda: make_source(stream, settings, FAST, context), services)
 
     return make

@@ -71,6 +71,29 @@ async def test_scores_camera_killed_state_changes_camera_back_scores_again(tmp_p
                 assert again["seq"] > lost["seq"]
 
 
+async def test_at_a_high_rate_frames_between_detections_follow_the_faces(tmp_path: Path) -> None:
+    async with Camera([people(seconds=8.0)]) as camera:
+        streams = {"lobby": {"url": camera.url, "sample_fps": 15.0, "burst_fps": 15.0}}
+        config = quick_config(tmp_path, streams, ingest={"budget_fps": 15.0}, detector={"max_fps": 3.0})
+        async with Service(config) as service, messages(service) as socket:
+            while not any(face["confirmed"] for face in (await scored_face(socket))["faces"]):
+                pass
+            counters = service.fleet["lobby"].counters
+
+            def looked() -> tuple[int, int]:
+                return service.engine.describe()["batches"]["detect"]["items"], counters.sampled
+
+            detections, sampled = looked()
+            for _ in range(30):
+                message = await wait_for(socket, type="score", state="live")
+                # The same person throughout, whoever said where: the detector or the motion.
+                faces = {face["track"]: face for face in message["faces"] if face["confirmed"]}
+                assert 1 in faces
+                assert faces[1]["logit"] is not None
+            more = [now - then for now, then in zip(looked(), (detections, sampled), strict=True)]
+            assert 0 < more[0] < 0.5 * more[1]
+
+
 async def test_a_planted_secret_comes_out_nowhere(tmp_path: Path) -> None:
     seen: list[str] = []
     async with Camera([people()], credentials=Credentials("admin", SECRET, "digest")) as camera:
