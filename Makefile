@@ -42,7 +42,7 @@ lint: $(DEV) ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(DEV) ## mypy strict, source and tests
+types: $(DEV) ## mypy strict, source, tests and benchmarks
 	$(BIN)/mypy
 
 contracts: $(DEV) ## imports point down only

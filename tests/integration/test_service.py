@@ -71,6 +71,7 @@ async def test_scores_camera_killed_state_changes_camera_back_scores_again(tmp_p
                 assert again["seq"] > lost["seq"]
 
 
+@pytest.mark.slow
 async def test_at_a_high_rate_frames_between_detections_follow_the_faces(tmp_path: Path) -> None:
     async with Camera([people(seconds=8.0)]) as camera:
         streams = {"lobby": {"url": camera.url, "sample_fps": 15.0, "burst_fps": 15.0}}
