@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, model_validator
 
 from streamwatch.configfile import environment, merge, read_yaml
 from streamwatch.domain import Severity
@@ -61,6 +61,12 @@ class StreamSettings(Settings):
     """Analysed frames a second while a track is suspicious."""
     transport: Literal["auto", "tcp", "udp"] | None = None
     decoder: Literal["auto", "cpu", "cuda", "vaapi", "videotoolbox"] | None = None
+    tls_verify: bool | None = None
+    """Whether the server must show a certificate for its name by a known authority. None: yes for https:// and
+    whep+https://, no for rtsps:// and rtmps://, since cameras sign their own."""
+    tls_ca: FilePath | None = None
+    """The authorities to accept instead of the well-known ones, or the camera's own certificate (a PEM file); asks for
+    the check."""
     roi: RelativeBox | None = None
     """Only faces whose centre lies in this part of the picture count."""
     ignore: tuple[RelativeBox, ...] = ()

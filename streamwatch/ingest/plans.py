@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import certifi
 
 from streamwatch.config import IngestSettings, StreamSettings
 from streamwatch.domain import ClockSource
@@ -52,9 +55,26 @@ def _microseconds(seconds: float) -> str:
     return str(int(seconds * 1_000_000))
 
 
+def authorities(settings: StreamSettings, scheme: str) -> str | None:
+    """The PEM file of the certificate authorities that the server of an encrypted source must show; None: whoever."""
+    checked = settings.tls_verify
+    if checked is None:
+        checked = settings.tls_ca is not None or scheme in ("https", "whep+https")
+    if scheme not in ("rtsps", "https", "rtmps", "whep+https") or not checked:
+        return None
+    # FFmpeg's TLS library was built elsewhere and does not know where this system keeps its own.
+    return str(settings.tls_ca or ssl.get_default_verify_paths().cafile or certifi.where())
+
+
+def _tls(url: str, settings: StreamSettings) -> Options:
+    file = authorities(settings, url.partition(":")[0].lower())
+    return {} if file is None else {"tls_verify": "1", "ca_file": file}
+
+
 def _rtsp(url: str, settings: StreamSettings, ingest: IngestSettings) -> OpenPlan:
     # No probing: the session description names the codec, and the first picture tells the size. Probing costs a second.
     common = {"analyzeduration": "0", "probesize": "32", "timeout": _microseconds(ingest.open_timeout)}
+    common |= _tls(url, settings)
     protocols = {"tcp": "tcp,tls,rtp,crypto", "udp": "tcp,tls,udp,rtp,crypto"}
     wanted = settings.transport or ingest.transport
     # TCP first: loss costs time there, on UDP it costs pictures.
@@ -72,6 +92,7 @@ def _http(url: str, settings: StreamSettings, ingest: IngestSettings) -> OpenPla
         # A playlist that stops growing must read as stalled, not be asked for a thousand times.
         "max_reload": "8",
         "m3u8_hold_counters": "8",
+        **_tls(url, settings),
     }
     if not urlsplit(url).path.endswith((".m3u8", ".m3u")):
         options = {
@@ -86,6 +107,7 @@ def _rtmp(url: str, settings: StreamSettings, ingest: IngestSettings) -> OpenPla
         "rw_timeout": _microseconds(ingest.read_timeout),
         "protocol_whitelist": "rtmp,rtmps,rtmpt,rtmpe,tcp,tls,http,crypto",
         "analyzeduration": "1000000",
+        **_tls(url, settings),
     }
     return OpenPlan(url, display_url(url), options)
 

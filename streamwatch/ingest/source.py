@@ -12,7 +12,7 @@ from streamwatch.errors import ConfigError
 from streamwatch.ingest.allow import AllowList, check_url
 from streamwatch.ingest.av import AvSource
 from streamwatch.ingest.decode import Limits
-from streamwatch.ingest.plans import plan, without_redirects
+from streamwatch.ingest.plans import authorities, plan, without_redirects
 from streamwatch.ingest.reaper import Reaper
 from streamwatch.ingest.webrtc import WebRtcGateway, WhipSource
 from streamwatch.ingest.whep import WhepSource
@@ -84,7 +84,7 @@ def make_source(
             raise ConfigError("url: WebRTC ingest is not available")
         source = WhipSource(stream, context.gateway, fps, limits)
     elif scheme in ("whep+http", "whep+https"):
-        source = WhepSource(url, fps, limits)
+        source = WhepSource(url, fps, limits, authorities(settings, scheme))
     else:
         chosen = plan(settings, ingest)
         if allowed is not None:

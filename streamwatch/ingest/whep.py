@@ -33,27 +33,40 @@ class WhepSource:
     waits = False
     skew = None
 
-    def __init__(self, url: str, fps: float, limits: Limits) -> None:
+    def __init__(self, url: str, fps: float, limits: Limits, authorities: str | None = None) -> None:
+        """`authorities`: PEM file of those whose certificates are accepted; None: the certificate is not checked."""
         parts = urlsplit(url.removeprefix("whep+"))
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._display = display_url(url)
         self._auth = httpx.BasicAuth(user, password) if password else None
         self._headers = {"Authorization": f"Bearer {user}"} if user and not password else {}
+        self._verify = authorities
         self._sampler = Sampler(fps)
         self._limits = limits
 
     def set_rate(self, fps: float) -> None:
         self._sampler.fps = fps
 
+    def _trusted(self) -> ssl.SSLContext | bool:
+        try:
+            return ssl.create_default_context(cafile=self._verify) if self._verify else False
+        except OSError as error:
+            why = f"{self._display}: {self._verify}: no certificates can be read there"
+            raise SourceUnavailable(why, FailureReason.TLS) from error
+
     async def run(self, sink: Sink) -> None:
         """Raises SourceUnavailable, StreamEnded."""
+        trusted = self._trusted()
         connection = peer()
         track: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         connection.on("track", lambda found: None if track.done() else track.set_result(found))
         draining: asyncio.Task[None] | None = None
         async with httpx.AsyncClient(
-            auth=self._auth, headers=self._headers, timeout=self._limits.open_timeout
+            auth=self._auth,
+            headers=self._headers,
+            timeout=self._limits.open_timeout,
+            verify=trusted,
         ) as client:
             session = None
             try:

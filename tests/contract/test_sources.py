@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import ssl
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +21,17 @@ import pytest
 from streamwatch.camera import Camera, Credentials
 from streamwatch.errors import SourceError, StreamEnded
 from streamwatch.ingest.source import SourceContext
+from streamwatch.ingest.webrtc import WebRtcGateway
 from streamwatch.protocols import Source
+from tests.fakes.certificates import self_signed
 from tests.fakes.ingest import Collector, ingest_settings, source_for, source_threads, until
 from tests.fakes.patterns import clip, playlist
+from tests.fakes.publisher import Publisher, WhepServer
 from tests.fakes.rtmp import RtmpServer
 from tests.fakes.web import WebServer
 
 Opened = AbstractAsyncContextManager[str]
+CONTEXT: ContextVar[SourceContext] = ContextVar("what the sources of one test share")
 
 
 @asynccontextmanager
@@ -59,6 +67,39 @@ async def _rtmp() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def _rtsps() -> AsyncIterator[str]:
+    with tempfile.TemporaryDirectory() as directory:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*self_signed(Path(directory)))
+    async with Camera([clip(gop=12)], tls=tls) as camera:
+        yield camera.url
+
+
+@asynccontextmanager
+async def _whip(codec: str) -> AsyncIterator[str]:
+    gateway = CONTEXT.get().gateway
+    assert gateway is not None
+
+    async def publish() -> None:
+        await until(lambda: "cam" in gateway._expected, "the stream waits for a publisher")
+        await publisher.answered((await gateway.publish("cam", publisher.offer))[1])
+
+    async with Publisher(codec) as publisher:
+        publishing = asyncio.create_task(publish())
+        try:
+            yield "whip:"
+        finally:
+            await publishing
+            await gateway.close_all()
+
+
+@asynccontextmanager
+async def _whep() -> AsyncIterator[str]:
+    async with WhepServer() as server:
+        yield server.url
+
+
+@asynccontextmanager
 async def _plain(url: str) -> AsyncIterator[str]:
     yield url
 
@@ -67,6 +108,7 @@ async def _plain(url: str) -> AsyncIterator[str]:
 KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
     "rtsp-tcp": (_camera, {"transport": "tcp"}, False),
     "rtsp-udp": (_camera, {"transport": "udp"}, False),
+    "rtsps": (_rtsps, {}, False),
     "rtsp-basic": (lambda: _camera(credentials=Credentials("me", "p@ss/w:rd", "basic")), {}, False),
     "rtsp-digest": (lambda: _camera(credentials=Credentials("me", "p@ss/w:rd", "digest")), {}, False),
     "rtsp-h265": (lambda: _camera("libx265"), {}, False),
@@ -83,6 +125,9 @@ KINDS: dict[str, tuple[Callable[[], Opened], dict[str, Any], bool]] = {
     "hls-live": (lambda: _web("/live.m3u8"), {}, False),
     "rtmp": (_rtmp, {}, False),
     "mjpeg": (lambda: _web("/mjpeg"), {}, False),
+    "whip-vp8": (partial(_whip, "VP8"), {}, False),
+    "whip-h264": (partial(_whip, "H264"), {}, False),
+    "whep": (_whep, {}, False),
 }
 
 CODECS = {"h265": "libx265", "vp8": "libvpx", "vp9": "libvpx-vp9", "av1": "libsvtav1", "mjpeg": "mjpeg"}
@@ -103,7 +148,8 @@ def _marked(names: Iterable[str]) -> list[Any]:
 @pytest.mark.parametrize("kind", _marked(KINDS))
 async def test_a_source_keeps_its_promises(kind: str) -> None:
     opened, fields, _ = KINDS[kind]
-    sink, context = Collector(), SourceContext()
+    sink, context = Collector(), SourceContext(gateway=WebRtcGateway())
+    CONTEXT.set(context)
     async with opened() as url:
         source = source_for(url, context, ingest_settings(sample_fps=10.0), **fields)
         assert isinstance(source, Source)

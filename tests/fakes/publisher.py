@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from typing import Any, Self
 
 import numpy as np
@@ -77,8 +78,9 @@ def without_candidates(sdp: str) -> tuple[str, list[str]]:
 class WhepServer:
     """Answers one POST with a session that sends the pattern; a status other than 201 refuses."""
 
-    def __init__(self, status: int = 201, location: str = "/live/1") -> None:
+    def __init__(self, status: int = 201, location: str = "/live/1", tls: ssl.SSLContext | None = None) -> None:
         self.status = status
+        self._tls = tls
         self._location = location
         self.authorization: str | None = None
         self.deleted = False
@@ -86,10 +88,11 @@ class WhepServer:
 
     @property
     def url(self) -> str:
-        return f"whep+http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/live"
+        scheme = "https" if self._tls else "http"
+        return f"whep+{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/live"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -23,11 +23,12 @@ from streamwatch.ingest.source import SourceContext, make_source
 from tests.fakes.certificates import self_signed
 from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, until
 from tests.fakes.patterns import clip
+from tests.fakes.publisher import WhepServer
 from tests.fakes.web import WebServer
 
 
 async def test_rtsps(tmp_path: Path) -> None:
-    """Cameras sign their certificates themselves: the connection is encrypted, the certificate is not checked."""
+    """Cameras sign their certificates themselves: the connection is encrypted, the certificate unchecked by default."""
     certificate, key = self_signed(tmp_path)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
@@ -35,6 +36,35 @@ async def test_rtsps(tmp_path: Path) -> None:
         assert camera.url.startswith("rtsps://")
         async with Watch(camera.url) as watch:
             await watch.live()
+
+
+async def test_a_certificate_is_checked_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    certificate, key = self_signed(tmp_path)
+    stranger, _ = self_signed(tmp_path / "other")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with Camera([clip(gop=12)], tls=tls) as camera:
+        async with Watch(camera.url, tls_ca=certificate) as watch:
+            await watch.live()
+        for refused in ({"tls_ca": stranger}, {"tls_verify": True}):  # another's, none that the world knows
+            async with Watch(camera.url, **refused) as watch:
+                status = await watch.failed(FailureReason.TLS)
+                assert "certificate" in status.detail
+                assert watch.sink.offered == 0
+
+
+async def test_a_whep_servers_certificate_is_checked(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with WhepServer(tls=tls) as server:
+        assert server.url.startswith("whep+https://")
+        async with Watch(server.url) as watch:
+            await watch.failed(FailureReason.TLS)
+        for accepted in ({"tls_ca": certificate}, {"tls_verify": False}):
+            async with Watch(server.url, **accepted) as watch:
+                await watch.live(1)
 
 
 async def test_tls_where_there_is_none_is_named() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,30 @@ def test_an_option_by_the_name_that_ffmpeg_knows() -> None:
 )
 def test_each_scheme_reaches_its_own_protocols_only(url: str, forbidden: str) -> None:
     assert forbidden not in planned(url).options["protocol_whitelist"].split(",")
+
+
+@pytest.mark.parametrize(
+    ("url", "verify", "own", "checked"),
+    [
+        ("rtsps://host/x", None, False, False),  # cameras sign their own
+        ("rtsps://host/x", True, False, True),
+        ("rtsps://host/x", None, True, True),
+        ("rtsps://host/x", False, True, False),
+        ("https://host/x.m3u8", None, False, True),
+        ("https://host/x.mp4", False, False, False),
+        ("rtmps://host/x", True, False, True),
+        ("rtsp://host/x", True, False, False),
+    ],
+)
+def test_which_certificates_are_checked(
+    url: str, verify: bool | None, own: bool, checked: bool, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.touch()
+    options = planned(url, tls_verify=verify, tls_ca=ca if own else None).options
+    assert options.get("tls_verify") == ("1" if checked else None)
+    if checked:
+        assert Path(options["ca_file"]) == ca if own else Path(options["ca_file"]).is_file()
 
 
 @pytest.mark.parametrize(
