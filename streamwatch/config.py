@@ -101,6 +101,9 @@ class IngestSettings(Settings):
     """A run that lasted so long resets the backoff."""
     max_frame_age: Seconds = 10.0
     """Older frames are dropped, counted as stale."""
+    max_side: Annotated[int, Field(ge=320, le=16_384)] = 3840
+    """Pixels. Larger frames are scaled down to this longer side, in the same pass that converts their colours; faces
+    are cropped from what is left."""
     allow_schemes: tuple[str, ...] = ("rtsp", "rtsps", "whip")
     """Schemes that the API may add; the configuration file may use them all."""
     allow_hosts: tuple[str, ...] | None = None

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, Instant, StreamInfo
 from streamwatch.errors import DecodeFailed, SourceUnavailable, StreamEnded
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _PRFT = struct.Struct("=q")
 _B_PICTURE = 3
+_REPORT_EVERY = 8
 _DAMAGED = (av.error.InvalidDataError, av.error.ArgumentError, av.error.UnknownError, av.error.PatchWelcomeError)
 _QUIET = (av.error.ExitError, av.error.TimeoutError, av.error.BlockingIOError)
 # Packets flow but give no picture: so long is waited for a first key picture, and so long where the decoder complains.
@@ -41,11 +43,13 @@ _PATIENCE_WITH_ERRORS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds."""
+    """Seconds, unless said otherwise."""
 
     open_timeout: float = 10.0
     read_timeout: float = 5.0
     max_frame_age: float = 10.0
+    max_side: int = 3840
+    """Pixels: the longer side of what is handed on."""
 
 
 class DecodeRun:
@@ -56,6 +60,7 @@ class DecodeRun:
     ) -> None:  # fmt: skip
         self._plan, self._container, self._sink, self._stop, self._limits = plan, container, sink, stop, limits
         self._stream = _video(container, plan)
+        self._time_base = _seconds(self._stream.time_base)
         self._vp9 = self._stream.codec_context.codec.canonical_name == "vp9"
         self._reformatter = VideoReformatter()
         self._policy = SkipPolicy()
@@ -66,7 +71,7 @@ class DecodeRun:
         self._packet_time = 0.0
         self._packet_at = time.monotonic()
         self._resumed_at = float("-inf")
-        self._errors = 0
+        self._arrivals = self._errors = 0
         self._pictured_at = time.monotonic()
         self.duration = 0.0
         """Seconds of stream time covered so far."""
@@ -119,13 +124,16 @@ class DecodeRun:
 
     def _packet(self, packet: Packet[VideoStream]) -> None:
         if packet.size:
-            t = self._time(packet.pts if packet.pts is not None else packet.dts, packet)
+            t = self._time(packet.pts if packet.pts is not None else packet.dts, self._time_base)
             self._pace(t)
             now = _now()
             self._packet_time, self._packet_at = t, now.mono
             if self._vp9 and not packet.is_keyframe:
                 packet.is_keyframe = _is_vp9_key(packet)
-            self._clock.arrived(t, now, _reported(packet))
+            # A report holds for many packets, and to ask each of them costs as much as all else that is done with it.
+            self._arrivals += 1
+            asked = packet.is_keyframe or self._arrivals % _REPORT_EVERY == 0
+            self._clock.arrived(t, now, _reported(packet) if asked else None)
             self._sink.packet(packet, self._stream)
             self._choose_skip(t, packet.is_keyframe)
             self._check_pictures(now)
@@ -164,7 +172,7 @@ class DecodeRun:
 
     def _frame(self, frame: VideoFrame) -> None:
         self._sink.decoded()
-        t = self._time(frame.pts, frame) if frame.pts is not None else self._packet_time
+        t = self._time(frame.pts, _seconds(frame.time_base)) if frame.pts is not None else self._packet_time
         self._policy.decoded(frame.pict_type == _B_PICTURE)
         if frame.is_corrupt:
             self._sink.dropped(DropReason.DECODE_ERROR)
@@ -188,9 +196,14 @@ class DecodeRun:
         return self._anchor.shifted(t - self._base), ClockSource.FILE
 
     def _convert(self, frame: VideoFrame) -> Image:
-        """uint8 (height, width, 3) RGB, upright."""
+        """uint8 (height, width, 3) RGB, upright, no side longer than the limit."""
+        size, scale = (frame.width, frame.height), self._limits.max_side / max(frame.width, frame.height)
+        if scale < 1.0:
+            size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+        how = Interpolation.AREA if scale < 1.0 else None  # each pixel of what is scaled down counts
         # A reformatter of our own keeps its tables from frame to frame; one thread, as for the decoder.
-        image = cast(Image, self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
+        converted = self._reformatter.reformat(frame, *size, format="rgb24", interpolation=how, threads=1)
+        image = cast(Image, converted.to_ndarray())
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
@@ -204,11 +217,11 @@ class DecodeRun:
         self._info = StreamInfo(codec, width, height, fps, self._plan.transport, self._decoder_name, rotation)
         self._sink.connected(self._info)
 
-    def _time(self, ticks: int | None, of: Packet[VideoStream] | VideoFrame) -> float:
+    def _time(self, ticks: int | None, time_base: float | None) -> float:
         """Seconds from the first timestamp seen, continued over the loops of a file; a missing one is made up for."""
-        if ticks is None or of.time_base is None:
+        if ticks is None or time_base is None:
             return self._guess()
-        t = float(ticks * of.time_base)
+        t = ticks * time_base
         if self._origin is None:
             # The first packet of a live stream often has no time: the line goes on from what was made up for it.
             self._origin, self._anchor = t - (self._guess() if self._packet_time else 0.0), _now()
@@ -242,6 +255,10 @@ def _video(container: InputContainer, plan: OpenPlan) -> VideoStream:
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = ThreadType.NONE
     return stream
+
+
+def _seconds(time_base: Fraction | None) -> float | None:
+    return None if time_base is None else float(time_base)
 
 
 def _reported(packet: Packet[VideoStream]) -> float | None:

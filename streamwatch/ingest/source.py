@@ -75,7 +75,7 @@ def make_source(
     that were added by the API: its `run` raises UrlNotAllowed where the host is not on the list.
     """
     fps = settings.sample_fps or ingest.sample_fps
-    limits = Limits(ingest.open_timeout, ingest.read_timeout, ingest.max_frame_age)
+    limits = Limits(ingest.open_timeout, ingest.read_timeout, ingest.max_frame_age, ingest.max_side)
     url = settings.url.get_secret_value()
     scheme = url.partition(":")[0].lower()
     source: RatedSource

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
+import numpy as np
 import psutil
 import pytest
 
 from streamwatch.camera import Camera, Credentials
-from streamwatch.domain import ClockSource, DropReason, FailureReason, StreamState
-from tests.fakes.ingest import Watch, ingest_settings, source_threads, until
+from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, StreamState
+from streamwatch.ingest.source import SourceContext
+from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, source_threads, until
 from tests.fakes.patterns import clip, playlist, sound, without_timestamps
 from tests.fakes.web import WebServer
 
@@ -188,6 +191,26 @@ async def test_slow_and_fast_cameras(fps: int, least: float, most: float) -> Non
 
 
 @pytest.mark.slow
+async def test_a_huge_frame_is_scaled_down_as_it_is_converted() -> None:
+    huge = clip(size=(640, 480), fps=5, seconds=1.0, gop=5)
+    whole: Image | None = None
+    for side, shape in ((3840, (480, 640, 3)), (640, (480, 640, 3)), (333, (250, 333, 3)), (320, (240, 320, 3))):
+        sink = Collector()
+        await source_for(f"file:{huge}", SourceContext(), ingest_settings(max_side=side), realtime=False).run(sink)
+        image = sink.pictures[-1].image
+        assert image.shape == shape
+        assert (sink.infos[0].width, sink.infos[0].height) == (640, 480)  # what the source sends
+        whole = image if whole is None else whole
+        expected = cv2.resize(whole, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+        assert np.abs(expected.astype(int) - image).mean() < 4.0  # the same picture, whatever its size
+    async with (
+        Camera([clip(size=(3840, 2160), fps=5, seconds=1.0, gop=5)]) as camera,
+        Watch(camera.url, ingest_settings(max_side=1920)) as watch,
+    ):
+        await watch.live()
+        assert watch.sink.pictures[-1].image.shape == (1080, 1920, 3)
+
+
 async def test_a_4k_stream() -> None:
     huge = clip(size=(3840, 2160), fps=5, seconds=1.0, gop=5)
     async with Camera([huge]) as camera, Watch(camera.url, ingest_settings(sample_fps=2.0)) as watch:
