@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from pydantic import SecretStr
 
 from benchmarks.machine import describe
 from streamwatch.app import Service
-from streamwatch.config import DetectorSettings, DeviceSettings, EnsembleSettings, parse
+from streamwatch.config import DetectorSettings, DeviceSettings, EnsembleSettings, StreamSettings, parse
 from streamwatch.demo.clip import encode
 from streamwatch.demo.finder import bundled_finder
 from streamwatch.demo.scene import FPS, Portrait, load_portraits, render
@@ -42,6 +43,8 @@ from streamwatch.protocols import FindOptions
 
 WIDTH, HEIGHT = 1280, 720
 FAR = 3600.0
+RINGS_FULL = 35.0
+"""Seconds after which the first stream's ring of packets, kept for evidence, grows no more."""
 
 
 def picture(portraits: Sequence[Portrait], faces: int, t: float) -> Image:
@@ -155,7 +158,7 @@ async def service(streams: int, seconds: float) -> None:
         async with cameras(clip, 1) as urls:
             config = parse(
                 {
-                    "streams": {f"s{index}": {"url": urls[0]} for index in range(streams)},
+                    "streams": {"s0": {"url": urls[0]}},
                     "server": {"port": 0, "auth": {"tokens": f"{scratch}/tokens.json"}},
                     "history": {"url": f"sqlite+aiosqlite:///{scratch}/history.db"},
                     "alerts": {"evidence": {"directory": f"{scratch}/evidence"}},
@@ -165,6 +168,10 @@ async def service(streams: int, seconds: float) -> None:
             process = psutil.Process()
             before = process.memory_info().rss
             async with Service(config) as running:
+                await asyncio.sleep(RINGS_FULL)
+                alone = process.memory_info().rss
+                for index in range(1, streams):
+                    await running.control.add_stream(f"s{index}", StreamSettings(url=SecretStr(urls[0])))
                 await asyncio.sleep(10)  # connections, the first burst
                 for monitor in running.fleet.monitors.values():
                     monitor.counters.latencies.clear()
@@ -183,8 +190,12 @@ async def service(streams: int, seconds: float) -> None:
                 half = max(1, len(queued) // 2)
                 first, second = statistics.mean(queued[:half]), statistics.mean(queued[-half:])
                 print(f"  queued: {first:.1f} in the first half, {second:.1f} in the second, most {max(queued)}")
-                grown = (process.memory_info().rss - before) / 1e6
-                print(f"  memory: {grown:.0f} MB for the service and its streams")
+                now = process.memory_info().rss
+                each = (now - alone) / 1e6 / max(1, streams - 1)
+                print(
+                    f"  memory: {(now - before) / 1e6:.0f} MB for the service and its streams, {each:.1f} MB for each "
+                    "added stream, its ring for evidence full"
+                )
 
 
 def report(running: Service, latencies: list[float], span: float, cpu: float) -> None:
