@@ -10,6 +10,7 @@ from streamwatch.alerts.silences import parse_silences
 from streamwatch.alerts.sinks import make_sinks
 from streamwatch.config import Config, load
 from streamwatch.errors import ConfigError
+from streamwatch.ingest.source import check_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _faults(config: Config) -> list[str]:
     """What only the rooms know: rules that contradict themselves, silences that end before they begin, sinks that
-    lack a part."""
+    lack a part, URLs that nothing can open."""
     faults: list[str] = []
     for check in (
         lambda: check_rules(config.alerts),
@@ -38,4 +39,9 @@ def _faults(config: Config) -> list[str]:
             check()
         except ConfigError as error:
             faults += error.faults
+    for name, stream in config.streams.items():
+        try:
+            check_source(stream, config.ingest)
+        except ConfigError as error:
+            faults += [f"streams.{name}.{fault}" for fault in error.faults]
     return faults

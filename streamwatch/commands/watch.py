@@ -8,6 +8,7 @@ import asyncio
 from streamwatch.app import Service
 from streamwatch.commands.console import print_scores
 from streamwatch.config import Config, load, parse
+from streamwatch.ingest.source import check_source
 from streamwatch.runner import run_until_stopped
 
 STREAM = "stream"
@@ -48,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _watch(args: argparse.Namespace) -> int:
-    service = Service(watch_config(args))
+    config = watch_config(args)
+    for stream in config.streams.values():
+        check_source(stream, config.ingest)
+    service = Service(config)
     await run_until_stopped(
         service, lambda: print(f"dashboard  {service.url}", flush=True), print_scores(service), args.duration
     )

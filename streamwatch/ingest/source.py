@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from streamwatch.config import IngestSettings, StreamSettings
 from streamwatch.errors import ConfigError
@@ -34,6 +35,9 @@ class RatedSource(Protocol):
     def set_rate(self, fps: float) -> None: ...
 
 
+_NETWORK = frozenset({"rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "whep+http", "whep+https"})
+
+
 @dataclass(frozen=True, slots=True)
 class SourceContext:
     """What all sources of one service share. Without a gateway there are no `whip:` streams."""
@@ -60,6 +64,21 @@ class _Guarded:
             # Any of them, since all were checked: where one is dead, a later attempt takes another.
             self._inner.pin(str(random.choice(addresses)))
         await self._inner.run(sink)
+
+
+def check_source(settings: StreamSettings, ingest: IngestSettings) -> None:
+    """Raises ConfigError for a URL of which no attempt could ever make a source: an unknown scheme, no host."""
+    url = settings.url.get_secret_value()
+    scheme = url.partition(":")[0].lower()
+    if scheme in _NETWORK:
+        try:
+            host = urlsplit(url.removeprefix("whep+")).hostname
+        except ValueError as error:
+            raise ConfigError(f"url: {error}") from error
+        if not host:
+            raise ConfigError(f"url: {scheme}:// needs a host")
+    if scheme not in ("whip", "canary") and not scheme.startswith("whep+http"):
+        plan(settings, ingest)
 
 
 def make_source(

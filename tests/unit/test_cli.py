@@ -64,6 +64,20 @@ def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert lines == [f"streamwatch: {bad}: server.prot: unknown key", f"streamwatch: {bad}: nope: unknown key"]
 
 
+def test_a_url_that_nothing_can_open_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(
+        'streams: {a: {url: "gopher://u:hunter2@x"}, b: {url: "rtsp:///x"}, c: {url: "whip:"}, d: {url: "canary:"}}'
+    )
+    assert main(["config", "check", str(bad)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"streamwatch: {bad}: streams.a.url: the scheme 'gopher' is none of rtsp:, ")
+    assert second == f"streamwatch: {bad}: streams.b.url: rtsp:// needs a host"
+    assert main(["watch", "gopher://u:hunter2@x", "--port", "0"]) == 2
+    assert main(["watch", "rtsp://u:hunter2@[/x", "--port", "0"]) == 2
+    assert "hunter2" not in first + capsys.readouterr().err
+
+
 def test_config_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
