@@ -100,7 +100,7 @@ class Service:
             config.alerts,
             hysteresis=config.scoring.hysteresis,
             new_id=lambda: secrets.token_hex(8),
-            labels={name: stream.labels for name, stream in config.streams.items()},
+            labels=self._labels,
         )
         weights = find_set(config.ensemble.weights)
         build = {"version": __version__, "torch": version("torch"), "weights": f"{weights.name}-{weights.hash[:12]}"}
@@ -221,11 +221,16 @@ class Service:
             "clock": monitor.newest.frame.clock.value if monitor and monitor.newest else None,
         }
 
+    def _labels(self, stream: str) -> Mapping[str, str]:
+        known = self._settled.config.streams.get(stream)
+        return known.labels if known is not None else {}
+
     def _pictures(self, stream: str) -> bool:
-        """Whether pictures of the stream may be stored at all."""
+        """Whether pictures of the stream may be stored at all; not of one that is not known."""
         monitor = self.fleet.monitors.get(stream)
-        own = monitor.settings.stream.store_frames if monitor else None
-        return (own or self._config.alerts.evidence.store_frames) != "never"
+        if monitor is None:
+            return False
+        return (monitor.settings.stream.store_frames or self._config.alerts.evidence.store_frames) != "never"
 
     async def _open_history(self, history: History) -> History:
         """A database that is down keeps nobody from watching: it is tried again in the background."""

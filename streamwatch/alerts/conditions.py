@@ -6,6 +6,7 @@ Pure: time comes from the records. State is kept for each face track, so that tw
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -106,6 +107,8 @@ class WindowCondition(FaceCondition):
         super().__init__(rule)
         self._hysteresis = hysteresis
         self._since: dict[int, float] = {}
+        self._fired: set[int] | None = None
+        """tracks that fired and have not fallen below the release since; None before the first"""
 
     def score(self, score: StreamScore) -> Reading:
         threshold = score.threshold if self.rule.threshold is None else self.rule.threshold
@@ -122,15 +125,35 @@ class WindowCondition(FaceCondition):
         firing = tuple(sorted(t for t in above if score.at.mono - self._since[t] >= self.rule.for_))
         if not known:
             return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
-        worst, value = max(known, key=lambda pair: pair[1])
         if firing:
-            mood = Mood.FIRING
-        elif value >= release:
-            mood = Mood.HIGH
-        else:
-            mood = Mood.UNKNOWN if unknown else Mood.CLEAR
+            self._fired = {*(self._fired or ()), *firing}
+        if self._fired is not None:
+            high = {t.track for t, value in known if value >= release}
+            self._fired &= high | unknown
+        mood, about = _held(firing, self._fired, above, {t.track: value for t, value in known}, unknown, release)
+        worst, value = max(((t, value) for t, value in known if t.track in about), key=lambda pair: pair[1])
         summary = f"Face {worst.track} on {score.stream}: score {value:.2f}, threshold {threshold:.2f}"
         return self._said(score.at, Reading(mood, value, threshold, summary, firing, 0.05))
+
+
+def _held(
+    firing: Collection[int],
+    fired: Collection[int] | None,
+    rising: Collection[int],
+    known: Mapping[int, float],
+    unknown: Collection[int],
+    release: float,
+) -> tuple[Mood, Collection[int]]:
+    """(mood, the tracks of `known` that it speaks of). What holds an alert open are the faces that fired, and those
+    that are about to: a bystander between release and threshold does not. `fired` None: nobody has fired in this run,
+    and an alert of an earlier one is held by whoever is above the release."""
+    if firing:
+        return Mood.FIRING, firing
+    holding = [t for t in known if known[t] >= release and (fired is None or t in fired or t in rising)]
+    if holding:
+        return Mood.HIGH, holding
+    waiting = unknown if fired is None else [t for t in unknown if t in fired]
+    return (Mood.UNKNOWN if waiting else Mood.CLEAR), known
 
 
 @dataclass(slots=True)
@@ -148,6 +171,7 @@ class CusumCondition(FaceCondition):
     def __init__(self, rule: RuleSettings) -> None:
         super().__init__(rule)
         self._sums: dict[int, _Sum] = {}
+        self._fired: set[int] | None = None
 
     def score(self, score: StreamScore) -> Reading:
         threshold = CUSUM_THRESHOLD if self.rule.threshold is None else self.rule.threshold
@@ -160,9 +184,13 @@ class CusumCondition(FaceCondition):
         ready = {k: s.value for k, s in self._sums.items() if s.frames >= MIN_EVIDENCE}
         if not ready:
             return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
-        worst = max(ready, key=lambda k: ready[k])
         firing = tuple(sorted(k for k, value in ready.items() if value >= threshold))
-        mood = Mood.FIRING if firing else Mood.HIGH if ready[worst] >= release else Mood.CLEAR
+        if firing:
+            self._fired = {*(self._fired or ()), *firing}
+        if self._fired is not None:
+            self._fired &= {k for k, value in ready.items() if value >= release}
+        mood, about = _held(firing, self._fired, (), ready, (), release)
+        worst = max(about, key=lambda k: ready[k])
         summary = f"Face {worst} on {score.stream}: accumulated evidence {ready[worst]:.0f}, threshold {threshold:.0f}"
         return self._said(score.at, Reading(mood, ready[worst], threshold, summary, firing, threshold / 10))
 
@@ -258,16 +286,23 @@ class Canary(Base):
         self._stream = stream
         self._period = rule.for_ or CANARY_PERIOD
         self._seen: dict[str, float] = {}
+        self._live = True
 
     def score(self, score: StreamScore) -> Reading:
         if score.verdict is Verdict.FAKE:
             self._seen["fake"] = score.at.mono
-        elif score.verdict is not Verdict.UNKNOWN:
+        elif score.verdict is Verdict.REAL:
             self._seen["real"] = score.at.mono
         return self._reading(score.at)
 
+    def status(self, status: StreamStatus) -> Reading | None:
+        self._live = status.state is StreamState.LIVE
+        if not self._live:  # paused, or down: that is no failure of the detector, and `stream_down` speaks of it
+            self._seen.clear()
+        return None
+
     def tick(self, now: Instant) -> Reading:
-        return self._reading(now)
+        return self._reading(now) if self._live else Reading(Mood.UNKNOWN, 0.0, self._period)
 
     def _reading(self, at: Instant) -> Reading:
         ages = {name: at.mono - self._seen.setdefault(name, at.mono) for name in ("fake", "real")}

@@ -43,13 +43,19 @@ class Slot:
     _clear_since: float | None = None
     _hold: float = UNKNOWN_HOLD
     _cool_until: float = float("-inf")
+    _told: bool = False
+    """whether anyone but the history heard of the open alert"""
 
     def restore(self, alert: Alert, now: Instant) -> None:
         """Takes up an alert of an earlier run. Its monotonic times are of another clock: they are set from the wall
         times."""
         age = max(0.0, now.wall - alert.opened_at.wall)
         updated = Instant(now.mono - max(0.0, now.wall - alert.updated_at.wall), alert.updated_at.wall)
-        self.alert = replace(alert, opened_at=Instant(now.mono - age, alert.opened_at.wall), updated_at=updated)
+        # Tracks are numbered anew by each run: who is 1 now is somebody else.
+        labels = {name: text for name, text in alert.labels.items() if name != "tracks"}
+        opened = Instant(now.mono - age, alert.opened_at.wall)
+        self.alert = replace(alert, opened_at=opened, updated_at=updated, labels=labels)
+        self._told = True  # better a word too much than an alert that stays open at its receivers
         self._now, self._high_at, self._hold = now, now.mono, RESTORED_HOLD
 
     def cool(self, resolved: float, now: Instant) -> None:
@@ -78,14 +84,25 @@ class Slot:
         after = replace(
             before,
             value=before.value if value is None else value,
-            updated_at=now,
-            resolved_at=now,
+            updated_at=_after(now, before),
+            resolved_at=_after(now, before),
+            # Who heard of it must hear that it is over, maintenance or not.
+            silenced=before.silenced and not self._told,
             labels={**before.labels, "resolved": why},
         )
         return AlertEvent(AlertPhase.RESOLVED, before, after)
 
+    def mark(self, at: Instant, labels: Mapping[str, str]) -> AlertEvent | None:
+        """Adds labels to the open alert, if there is one that lacks them."""
+        before = self.alert
+        if before is None or labels.items() <= before.labels.items():
+            return None
+        now = self._now = max(at, self._now)
+        self.alert = replace(before, updated_at=_after(now, before), labels={**before.labels, **labels})
+        return AlertEvent(AlertPhase.UPDATED, before, self.alert)
+
     def _open(self, now: Instant, reading: Reading, silenced: bool, labels: Mapping[str, str]) -> AlertEvent:
-        self._high_at, self._clear_since, self._hold = now.mono, None, UNKNOWN_HOLD
+        self._high_at, self._clear_since, self._hold, self._told = now.mono, None, UNKNOWN_HOLD, not silenced
         self.alert = Alert(
             id=self.new_id(),
             kind=self.identity.kind,
@@ -126,9 +143,10 @@ class Slot:
         )
         if not (joined or worse or silenced != before.silenced):
             return None
+        self._told |= not silenced
         self.alert = replace(
             before,
-            updated_at=now,
+            updated_at=_after(now, before),
             value=reading.value,
             peak=max(before.peak, reading.value),
             summary=reading.summary or before.summary,
@@ -136,6 +154,12 @@ class Slot:
             labels={**before.labels, **_track_labels(reading, known)},
         )
         return AlertEvent(AlertPhase.UPDATED, before, self.alert)
+
+
+def _after(now: Instant, before: Alert) -> Instant:
+    """Now, on a wall clock that does not go back within one alert, whatever the machine's does: receivers order by
+    it."""
+    return Instant(now.mono, max(now.wall, before.updated_at.wall))
 
 
 def _tracks(alert: Alert) -> set[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from streamwatch.alerts.conditions import Condition, Mood, Reading, for_stream
+from streamwatch.alerts.conditions import Canary, Condition, Mood, Reading, for_stream
 from streamwatch.alerts.drift import DriftCondition
 from streamwatch.alerts.lifecycle import Identity, Slot
 from streamwatch.alerts.silences import parse_silences
@@ -41,6 +41,9 @@ KINDS = {
 }
 # Not STOPPED: so a service ends, and what was open then is taken up by the next start. A removed stream: `remove`.
 _OVER = frozenset({StreamState.PAUSED, StreamState.ENDED})
+DRIFT_REACH = 60.0
+"""Seconds: how long before a drift was certain it may have opened alerts on faces."""
+_DRIFTED = {"detector_drift": "true"}
 _SERVICE_RULE = RuleSettings(kind="stream_down", severity=Severity.WARNING, cooldown=60.0)
 """Severity and cooldown of the service's own alerts (a failing sink, a full disk), which no rule configures."""
 
@@ -63,12 +66,12 @@ class RuleEngine:
         *,
         hysteresis: float,
         new_id: Callable[[], str],
-        labels: Mapping[str, Mapping[str, str]] | None = None,
+        labels: Callable[[str], Mapping[str, str]] = lambda stream: {},
     ) -> None:
         self._settings = settings
         self._hysteresis = hysteresis
         self._new_id = new_id
-        self._labels = labels or {}
+        self._labels = labels
         self._silences = parse_silences(settings.silences)
         check_rules(settings)
         self._streams: dict[str, list[_Watch]] = {}
@@ -83,8 +86,10 @@ class RuleEngine:
     # --- records ---------------------------------------------------------------------------------------------------
 
     def on_score(self, score: StreamScore) -> list[AlertEvent]:
-        watches = [*self._fleet, *self._watches(score.stream)]
-        return self._step(watches, score.at, lambda w: w.condition.score(score))
+        own = self._watches(score.stream)
+        # A canary is fake by turns on purpose: it tells nothing about the others' pictures.
+        fleet = [] if any(isinstance(w.condition, Canary) for w in own) else self._fleet
+        return self._step([*fleet, *own], score.at, lambda w: w.condition.score(score))
 
     def on_status(self, status: StreamStatus) -> list[AlertEvent]:
         """A stream that was paused or has ended resolves what was said of it."""
@@ -173,14 +178,30 @@ class RuleEngine:
             reading = read(watch)
             if reading is not None:
                 silenced = self._silenced(watch.slot.identity.stream, at)
-                events += _some(watch.slot.step(at, reading, silenced, self._moment_labels(watch)))
+                changed = watch.slot.step(at, reading, silenced, self._moment_labels(watch))
+                events += _some(changed)
+                if changed is not None and changed.phase is AlertPhase.OPENED and watch in self._fleet:
+                    events += self._mark_drifted(at)
         return events
+
+    def _mark_drifted(self, at: Instant) -> list[AlertEvent]:
+        """The window of a face is quicker than the fleet's means: what opened while they moved is marked now."""
+        slots = [w.slot for watches in self._streams.values() for w in watches]
+        return [
+            event
+            for slot in slots
+            if slot.alert is not None
+            and slot.identity.kind is AlertKind.DEEPFAKE
+            and at.mono - slot.alert.opened_at.mono <= DRIFT_REACH
+            for event in _some(slot.mark(at, _DRIFTED))
+        ]
 
     def _moment_labels(self, watch: _Watch) -> dict[str, str]:
         """A face alert that opens while the whole fleet has drifted says so: it is less likely an attack."""
+        labels = dict(self._labels(watch.slot.identity.stream))
         if watch.slot.identity.kind is AlertKind.DEEPFAKE and any(w.slot.alert for w in self._fleet):
-            return {"detector_drift": "true"}
-        return {}
+            labels |= _DRIFTED
+        return labels
 
     def _silenced(self, stream: str, at: Instant) -> bool:
         return any(s.covers(stream, at.wall) for s in self._silences)
@@ -195,7 +216,7 @@ class RuleEngine:
         return self._streams[stream]
 
     def _slot(self, name: str, stream: str, rule: RuleSettings) -> Slot:
-        return Slot(Identity(KINDS[rule.kind], name, stream, self._labels.get(stream, {})), rule, self._new_id)
+        return Slot(Identity(KINDS[rule.kind], name, stream), rule, self._new_id)
 
     def _slot_of(self, alert: Alert) -> Slot | None:
         if alert.kind in {AlertKind.SINK_FAILING, AlertKind.STORAGE}:
@@ -231,17 +252,26 @@ def check_rules(settings: AlertSettings) -> None:
     for name, rule in settings.rules.items():
         if rule.kind == "canary" and rule.enabled and not rule.streams:
             faults.append(f"alerts.rules.{name}.streams: a canary rule must name the canary's streams")
-        if rule.kind == "window" and rule.threshold is not None and not 0 <= rule.threshold <= 1:
-            faults.append(f"alerts.rules.{name}.threshold: a window rule's threshold is a score, 0 to 1")
-        if None not in (rule.threshold, rule.release) and (rule.release or 0) > (rule.threshold or 0):
-            faults.append(f"alerts.rules.{name}.release: must not lie above the threshold")
-    for stream in settings.overrides:
+        faults += _range_faults(f"alerts.rules.{name}", rule)
+    for stream, changes in settings.overrides.items():
         try:
-            rules_of(settings, stream)
+            own = rules_of(settings, stream)
         except ConfigError as error:
             faults += error.faults
+        else:
+            for name in changes.keys() & own.keys():
+                faults += _range_faults(f"alerts.overrides.{stream}.{name}", own[name])
     if faults:
         raise ConfigError(*faults)
+
+
+def _range_faults(where: str, rule: RuleSettings) -> list[str]:
+    faults = []
+    if rule.kind == "window" and rule.threshold is not None and not 0 <= rule.threshold <= 1:
+        faults.append(f"{where}.threshold: a window rule's threshold is a score, 0 to 1")
+    if None not in (rule.threshold, rule.release) and (rule.release or 0) > (rule.threshold or 0):
+        faults.append(f"{where}.release: must not lie above the threshold")
+    return faults
 
 
 def _overridden(rule: RuleSettings, fields: Mapping[str, object] | None, stream: str, name: str) -> RuleSettings:
