@@ -38,6 +38,7 @@ from streamwatch.metrics import Metrics
 from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
 from streamwatch.redact import display_url
 from streamwatch.results import Desk, Results
+from streamwatch.scoring.stream import EXPECTED_FRAMES
 from streamwatch.server.auth import Access, is_loopback
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions
@@ -46,6 +47,7 @@ from streamwatch.server.run import Address, serving
 log = logging.getLogger(__name__)
 
 REAP_WITHIN = 2.0
+RESTORE_AGAIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,9 @@ class Service:
         recorder, evidence = self._evidence(metrics, report)
         results = Results(rules, hub, history, Desk(dispatcher, evidence), metrics)
         if history.statistics.open:
-            await self._restore(results, hub, history)
+            await self._restore(results, hub, history, evidence)
         else:
-            self._own(lambda: self._restore(results, hub, history), "restoration")
+            self._own(lambda: self._restore(results, hub, history, evidence), "restoration")
         self._own(history.run, "history")
         self._own(dispatcher.run, "dispatcher")
         self._own(results.run, "rules")
@@ -203,7 +205,11 @@ class Service:
         if not settings.enabled:
             return None, None
         recorder = Recorder(settings.ring_seconds, settings.ring_megabytes)
-        options = EvidenceOptions(self._identity, self._pictures, self._config.scoring.window)
+        # At low rates a window is longer, until it should hold enough frames.
+        own = [stream.sample_fps for stream in self._config.streams.values() if stream.sample_fps]
+        slowest = min([self._config.ingest.sample_fps, *own])
+        window = max(self._config.scoring.window, min(600.0, EXPECTED_FRAMES / slowest))
+        options = EvidenceOptions(self._identity, self._pictures, window)
         return recorder, Evidence(settings, options, recorder, metrics, report)
 
     def _identity(self, stream: str) -> Mapping[str, Any]:
@@ -241,18 +247,25 @@ class Service:
             log.error("history: %s; scores wait in memory until it is back", error)
         return history
 
-    async def _restore(self, results: Results, hub: Hub, history: History) -> None:
+    async def _restore(self, results: Results, hub: Hub, history: History, evidence: Evidence | None) -> None:
         """Waits for a database that is down at the start: what it holds must not stay open for ever."""
         await history.ready()
-        try:
-            alerts = await history.alerts.active(time.time() - results.rules.longest_cooldown)
-        except StorageError as error:
-            log.error("alerts of the last run could not be taken up: %s", error)
-            return
+        while True:
+            try:
+                alerts = await history.alerts.active(time.time() - results.rules.longest_cooldown)
+                break
+            except StorageError as error:
+                log.error("alerts of the last run cannot be taken up yet: %s", error)
+                await asyncio.sleep(RESTORE_AGAIN)
         for alert in alerts:
             if alert.active:
                 hub.restored(alert)
+            if evidence is not None:
+                evidence.interrupted(alert)
         results.restore(alerts)
+        for alert in alerts:
+            if alert.kind is AlertKind.SINK_FAILING and alert.labels.get("name") not in self._config.alerts.sinks:
+                results.service(alert.kind, alert.labels.get("name", ""), None)  # the sink is no more
 
     def _pace(self, stream: str, share: Share) -> None:
         if (monitor := self.fleet.monitors.get(stream)) is not None:

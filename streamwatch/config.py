@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, model_validator
 
@@ -226,11 +226,18 @@ class EvidenceSettings(Settings):
     signing_key: Path | None = None
     """Ed25519 private key (PEM); None: made at first start beside the evidence."""
 
+    @model_validator(mode="after")
+    def _ring_holds_the_rolls(self) -> Self:
+        if self.ring_seconds < self.pre_roll + self.post_roll:
+            raise ValueError("ring_seconds must be at least pre_roll and post_roll together")
+        return self
+
 
 DEFAULT_RULES: dict[str, Any] = {
     "deepfake": {"kind": "window", "severity": "critical", "for": 1.0},
     "stream-down": {"kind": "stream_down", "severity": "warning", "for": 30.0},
     "stream-stale": {"kind": "stream_stale", "severity": "warning", "for": 10.0},
+    "detector-drift": {"kind": "detector_drift", "severity": "warning"},
 }
 
 

@@ -18,6 +18,7 @@ from streamwatch.domain import (
     AlertPhase,
     DropReason,
     FailureReason,
+    Review,
     Severity,
     StreamScore,
     StreamState,
@@ -177,8 +178,10 @@ class Metrics:
     def _begin(self, stream: str) -> None:
         """Counters begin at 0 rather than at their first event, which `increase()` would miss."""
         self._known.add(stream)
-        for counter in (self._decoded, self._sampled, self._faces):
+        for counter in (self._decoded, self._sampled, self._faces, self._scored):
             counter.labels(stream)
+        for review in Review:
+            self._reviews.labels(stream, review.value)
         for severity in Severity:
             self._alerts.labels(stream, severity.value)
         self._alerts_active.labels(stream).set(0)

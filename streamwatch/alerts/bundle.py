@@ -17,14 +17,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamwatch.alerts.chain import GENESIS, Chain
+from streamwatch.alerts.chain import CHAIN, GENESIS, Chain, signed_by
 from streamwatch.alerts.payload import iso
 from streamwatch.alerts.recent import SeenFace
 from streamwatch.alerts.signing import Signer, file_sha256, load_public
 from streamwatch.alerts.verify import MANIFEST, PUBLIC_KEY, SIGNATURE, verify_bundle
 from streamwatch.config import EvidenceSettings
 from streamwatch.domain import Alert, Image
-from streamwatch.errors import EvidenceInvalid, StorageError
+from streamwatch.errors import ConfigError, EvidenceInvalid, StorageError
 from streamwatch.protocols import ClipInfo
 
 VERSION = 1
@@ -53,6 +53,7 @@ class Sealer:
             self._root.mkdir(parents=True, exist_ok=True)
             key = settings.signing_key
             self._signer = Signer.load(key) if key else Signer.load_or_make(self._root / KEY)
+            self._check_key()
             (self._root / PUBLIC_KEY).write_bytes(self._signer.public_pem)
             for left in self._root.glob(_PARTIAL + "*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -92,6 +93,9 @@ class Sealer:
             _write(directory / MANIFEST, content)
             _write(directory / SIGNATURE, self._signer.sign(content).encode())
             _write(directory / PUBLIC_KEY, self._signer.public_pem)
+            for file in directory.iterdir():
+                _sync(file)  # the clip was written by others
+            _sync(directory)
             directory.rename(final)
             _sync(self._root)
         except OSError as error:
@@ -149,6 +153,22 @@ class Sealer:
         files = sorted(p for p in directory.iterdir() if p.is_file())
         said["files"] = {p.name: {"sha256": file_sha256(p), "bytes": p.stat().st_size} for p in files}
         return said
+
+    def _check_key(self) -> None:
+        """A chain has one key from its first line to its last. Raises ConfigError, EvidenceInvalid."""
+        path = self._root / CHAIN
+        if not path.exists() or not (lines := path.read_bytes().splitlines(keepends=True)):
+            return
+        complete = [line for line in lines if line.endswith(b"\n")]
+        if complete and not signed_by(complete[-1], load_public(self._signer.public_pem, self._root / PUBLIC_KEY)):
+            raise ConfigError(
+                f"alerts.evidence.signing_key: did not sign the chain in {self._root}: use the key that did, or move "
+                "that directory away and begin a new one"
+            )
+
+    def known(self, alert: str) -> bool:
+        """Whether the chain names the alert, be its bundle still here or removed."""
+        return any(link.alert == alert for link in self._chain.links)
 
     def _adopt(self) -> None:
         """Enters the one bundle that a crash may have left without its line."""

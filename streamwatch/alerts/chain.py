@@ -106,6 +106,17 @@ def read(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Link]:
         yield link
 
 
+def signed_by(line: bytes, key: Ed25519PublicKey) -> bool:
+    """Whether a line of the chain bears the key's signature; a damaged one is none's."""
+    try:
+        record = json.loads(line)
+        signature = record.pop("signature", "")
+        check_signature(key, str(signature), canonical(record), Path(CHAIN))
+    except (EvidenceInvalid, ValueError, TypeError, AttributeError):
+        return False
+    return True
+
+
 def _link(record: Mapping[str, Any], line: bytes) -> Link:
     fields = {name: record[name] for name in ("index", "kind", "alert", "manifest", "previous", "at")}
     return Link(**fields, hash=hashlib.sha256(line).hexdigest())

@@ -59,6 +59,8 @@ class _Post:
     settings: SinkSettings
     wake: asyncio.Event
     failures: int = 0
+    well: bool = False
+    """it has delivered since the start or since it was last said to fail"""
     next_try: float = float("inf")
 
 
@@ -86,6 +88,8 @@ class Dispatcher:
         self._unrecorded: deque[AlertEvent] = deque()
         """events that left by memory while the database was down, and still belong into its history"""
         self._memory = MemoryOutbox()
+        self._recorded = False
+        """the database has taken an event since the start"""
         self._arrived = asyncio.Event()
         self._newest: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._delivered = self._failed = self._dead = self._lost = 0
@@ -160,6 +164,9 @@ class Dispatcher:
             if self._unrecorded:
                 raise StorageError("earlier events wait")
             await self._store.record(event, sinks)
+            if not self._recorded:  # what an earlier run said of it is over
+                self._recorded = True
+                self._report(AlertKind.STORAGE, "outbox", None)
         except StorageError as error:
             if not self._unrecorded:
                 log.error("alerts: the outbox cannot be written (%s); delivering from memory", error)
@@ -230,8 +237,9 @@ class Dispatcher:
             self._delivered += 1
         if post.failures >= FAILING_AFTER:
             log.warning("alerts: the sink %s delivers again", name)
+        if not post.well:  # also what an earlier run said of it is over
             self._report(AlertKind.SINK_FAILING, name, None)
-        post.failures = 0
+        post.failures, post.well = 0, True
 
     async def _retry(self, name: str, post: _Post, group: Sequence[Delivery], error: DeliveryFailed) -> None:
         now = time.time()
@@ -249,6 +257,8 @@ class Dispatcher:
         self._failed += 1
         if post.failures == FAILING_AFTER:
             log.warning("alerts: the sink %s fails: %s", name, error)
+        if post.failures >= FAILING_AFTER:  # each time: the first may fall into the cooldown of the last alert
+            post.well = False
             self._report(AlertKind.SINK_FAILING, name, str(error))
 
     async def _settle(self, delivery: Delivery, error: str | None, next_attempt: float | None = None) -> None:

@@ -12,20 +12,22 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from streamwatch.alerts.bundle import Bundle, Sealer
 from streamwatch.alerts.recent import Recent
 from streamwatch.config import EvidenceSettings
-from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, FrameScores, StreamScore
+from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, FrameScores, Instant, StreamScore
 from streamwatch.errors import StorageError
 from streamwatch.observer import NullObserver, Observer
 from streamwatch.protocols import ClipInfo, ClipSource
 
 log = logging.getLogger(__name__)
 
+CLOCK_LEAP = 3600.0
+"""Seconds by which the wall clock may run ahead of the time that has passed since the start."""
 MAX_PENDING = 32
 """Bundles in the making; a further alert goes without, and is counted."""
 Report = Callable[[AlertKind, str, str | None], None]
@@ -40,6 +42,16 @@ class EvidenceOptions:
     identity: Callable[[str], Mapping[str, Any]]
     pictures: Callable[[str], bool] = lambda stream: True
     window: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A bundle in the making, and what held when its alert opened. `wait`: seconds until it is sealed."""
+
+    alert: Alert
+    pictures: bool
+    identity: dict[str, Any]
+    wait: float
 
 
 class Evidence:
@@ -63,6 +75,7 @@ class Evidence:
         self._back = max(options.window, settings.pre_roll)
         self._recent = Recent(self._back + settings.post_roll + 5.0)
         self._sealer = Sealer(settings)
+        self._began = Instant(time.monotonic(), time.time())
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
 
@@ -73,14 +86,34 @@ class Evidence:
         self._recent.forget(stream)
 
     def submit(self, event: AlertEvent) -> None:
-        """Starts a bundle for an alert of a face that opens."""
-        if event.phase is not AlertPhase.OPENED or event.after.kind is not AlertKind.DEEPFAKE:
+        """Starts a bundle for an alert of a face that opens, and another (`ALERT+TRACK`) for each face that joins."""
+        if event.after.kind is not AlertKind.DEEPFAKE or event.phase is AlertPhase.RESOLVED:
             return
+        if event.phase is AlertPhase.OPENED:
+            self._start(event.after)
+            return
+        known = set(_tracks(event.before)) if event.before is not None else set()
+        for track in _tracks(event.after):
+            if track not in known:
+                labels = {**event.after.labels, "tracks": str(track), "supplements": event.after.id}
+                name = f"{event.after.id}+{track}"
+                self._start(replace(event.after, id=name, track=track, opened_at=event.after.updated_at, labels=labels))
+
+    def interrupted(self, alert: Alert) -> None:
+        """An alert of an earlier run, which may have ended before its bundle was sealed: then what little is known of
+        it is sealed now, so that the chain names every alert."""
+        if alert.kind is AlertKind.DEEPFAKE and not self._sealer.known(alert.id):
+            self._start(replace(alert, labels={**alert.labels, "interrupted": "true"}), wait=False)
+
+    def _start(self, alert: Alert, *, wait: bool = True) -> None:
         if len(self._tasks) >= MAX_PENDING:
-            log.error("evidence: too many alerts at once, none is kept for %s", event.after.id)
+            log.error("evidence: too many alerts at once, none is kept for %s", alert.id)
             self._observer.history_lost("evidence", 1)
             return
-        task = asyncio.create_task(self._gather(event.after), name=f"evidence {event.after.id}")
+        # Asked now: when the service ends, the stream and what it allows are gone before the last bundle is sealed.
+        pictures, identity = self._pictures(alert.stream), dict(self._options.identity(alert.stream))
+        pending = _Pending(alert, pictures, identity, self._settings.post_roll if wait else 0.0)
+        task = asyncio.create_task(self._gather(pending), name=f"evidence {alert.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -102,26 +135,28 @@ class Evidence:
 
     async def _retain(self) -> None:
         async with self._one_at_a_time:
-            await self._guarded(asyncio.to_thread(self._sealer.retain, time.time()))
+            await self._guarded(asyncio.to_thread(self._sealer.retain, self._now()))
 
-    async def _gather(self, alert: Alert) -> None:
+    async def _gather(self, pending: _Pending) -> None:
         """Waits for the post-roll, then seals. A cancellation (the service ends) seals what there is."""
+        alert = pending.alert
         faces = self._recent.faces(alert.stream, _tracks(alert))
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(self._settings.post_roll)
+            await asyncio.sleep(pending.wait)
         later = self._recent.faces(alert.stream, _tracks(alert))
         if later and ("worst" not in faces or later["worst"].scored.logit > faces["worst"].scored.logit):
             faces = later
-        await _to_the_end(self._seal(alert, faces))
+        await _to_the_end(self._seal(pending, faces))
 
-    async def _seal(self, alert: Alert, faces: Mapping[str, Any]) -> None:
+    async def _seal(self, pending: _Pending, faces: Mapping[str, Any]) -> None:
+        alert = pending.alert
         start, end = alert.opened_at.wall - self._back, alert.opened_at.wall + self._settings.post_roll
         bundle = Bundle(
             alert=alert,
             scores=self._recent.scores(alert.stream, start, end),
-            faces=faces if self._pictures(alert.stream) else {},
-            identity=dict(self._options.identity(alert.stream)),
-            pictures=self._pictures(alert.stream),
+            faces=faces if pending.pictures else {},
+            identity=pending.identity,
+            pictures=pending.pictures,
         )
         async with self._one_at_a_time:
             await self._guarded(self._write(bundle))
@@ -136,7 +171,11 @@ class Evidence:
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, directory, True)
             raise
-        await asyncio.to_thread(self._sealer.retain, time.time())
+        await asyncio.to_thread(self._sealer.retain, self._now())
+
+    def _now(self) -> float:
+        """The wall time for what is to grow old; a clock that leaps ahead removes nothing."""
+        return min(time.time(), self._began.wall + (time.monotonic() - self._began.mono) + CLOCK_LEAP)
 
     async def _cut(self, bundle: Bundle, directory: Path) -> ClipInfo | None:
         """A clip that cannot be cut leaves the rest of the evidence standing."""
@@ -153,7 +192,7 @@ class Evidence:
     async def _guarded(self, work: Any) -> None:
         try:
             await work
-        except StorageError as error:
+        except (StorageError, OSError, ValueError) as error:
             log.error("evidence: %s", error)
             self._observer.history_lost("evidence", 1)
             self._report(AlertKind.STORAGE, "evidence", str(error))

@@ -1,11 +1,11 @@
 """What was last seen of each stream, kept in memory and bounded, so that an alert can show what led to it.
 
-Scores for as long as the window and the rolls; of pictures only the newest few faces and the worst, and none at all
-where `store_frames` is `never`. Nothing of it reaches the disk without an alert."""
+Scores for as long as the window and the rolls; of pictures only the newest few faces and the worst of each track, and
+none at all where `store_frames` is `never`. Nothing of it reaches the disk without an alert."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
@@ -14,8 +14,10 @@ from typing import Any
 from streamwatch.domain import FaceScore, FrameScores, StreamScore
 
 MAX_SCORES = 2000
-MAX_FACES = 16
-"""Crops kept for each stream: about 2 MB."""
+MAX_FACES = 12
+"""Crops kept for each track besides its worst; one is about 150 kB."""
+MAX_TRACKS = 8
+"""Tracks of a stream whose crops are kept: those seen last."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,10 +29,25 @@ class SeenFace:
 
 
 @dataclass(slots=True)
+class _Track:
+    newest: deque[SeenFace] = field(default_factory=lambda: deque(maxlen=MAX_FACES))
+    worst: SeenFace | None = None
+
+    def add(self, seen: SeenFace, oldest: float) -> None:
+        self.newest.append(seen)
+        if self.worst is not None and self.worst.wall < oldest:
+            self.worst = max(self.newest, key=lambda f: f.scored.logit)
+        if self.worst is None or seen.scored.logit >= self.worst.scored.logit:
+            self.worst = seen
+
+    def faces(self) -> list[SeenFace]:
+        return [*self.newest, *([self.worst] if self.worst and self.worst not in self.newest else [])]
+
+
+@dataclass(slots=True)
 class _Stream:
     scores: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_SCORES))
-    faces: deque[SeenFace] = field(default_factory=lambda: deque(maxlen=MAX_FACES))
-    worst: SeenFace | None = None
+    tracks: OrderedDict[int | None, _Track] = field(default_factory=OrderedDict)
 
 
 class Recent:
@@ -46,16 +63,15 @@ class Recent:
         oldest = score.at.wall - self._seconds
         while stream.scores and stream.scores[0]["at"] < oldest:
             stream.scores.popleft()
-        if stream.worst is not None and stream.worst.wall < oldest:
-            stream.worst = max(stream.faces, key=lambda f: f.scored.logit, default=None)
         if scores is None or not pictures:
             return
         for scored in scores.faces:
             if scored.crop is not None:
-                seen = SeenFace(scores.frame.captured_at.wall, scored)
-                stream.faces.append(seen)
-                if stream.worst is None or scored.logit >= stream.worst.scored.logit:
-                    stream.worst = seen
+                track = stream.tracks.setdefault(scored.face.track, _Track())
+                track.add(SeenFace(scores.frame.captured_at.wall, scored), oldest)
+                stream.tracks.move_to_end(scored.face.track)
+        while len(stream.tracks) > MAX_TRACKS:
+            stream.tracks.popitem(last=False)
 
     def forget(self, stream: str) -> None:
         self._streams.pop(stream, None)
@@ -66,14 +82,13 @@ class Recent:
         return [r for r in known.scores if start <= r["at"] <= end] if known else []
 
     def faces(self, stream: str, tracks: Iterable[int]) -> dict[str, SeenFace]:
-        """`worst` and `typical` (nearest to the median) of the faces in memory; of the given tracks where there are
-        any."""
+        """`worst` and `typical` (nearest to the median) of the faces in memory; of the given tracks alone,
+        or of all where none is given: evidence must never show somebody else."""
         known = self._streams.get(stream)
         if known is None:
             return {}
-        every = [*known.faces, *([known.worst] if known.worst else [])]
-        wanted = set(tracks)
-        chosen = [f for f in every if f.scored.face.track in wanted] or every
+        wanted: list[int | None] = [*tracks] or [*known.tracks]
+        chosen = [face for track in wanted if track in known.tracks for face in known.tracks[track].faces()]
         if not chosen:
             return {}
         middle = median(f.scored.logit for f in chosen)

@@ -64,6 +64,9 @@ def verify_bundle(directory: Path, key: Ed25519PublicKey) -> dict[str, Any]:
             raise EvidenceInvalid(f"{file}: is missing")
         if file_sha256(file) != expected:
             raise EvidenceInvalid(f"{file}: was changed, its SHA-256 is not the manifest's")
+    beside = directory / PUBLIC_KEY
+    if beside.exists() and fingerprint(_key(beside)) != fingerprint(key):
+        raise EvidenceInvalid(f"{beside}: is not the key that signed it")
     allowed = {*files, MANIFEST, SIGNATURE, PUBLIC_KEY}
     for file in sorted(directory.iterdir()):
         if file.name not in allowed:

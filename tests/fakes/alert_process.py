@@ -50,7 +50,10 @@ class Process:
     async def run(self, drain: bool) -> None:
         await self.history.open()
         work = [asyncio.create_task(w) for w in (self.history.run(), self.dispatcher.run(), self.evidence.run())]
-        self._raise(self.rules.restore(await self.history.alerts.active(), now()))
+        earlier = await self.history.alerts.active(time.time() - 120.0)
+        for alert in earlier:
+            self.evidence.interrupted(alert)
+        self._raise(self.rules.restore(earlier, now()))
         print("ready", flush=True)
         if drain:
             for stream in STREAMS:

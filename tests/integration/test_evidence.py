@@ -139,8 +139,8 @@ async def test_a_bundle_holds_clip_faces_scores_and_identity(tmp_path: Path) -> 
     scores = json.loads((bundle / "scores.json").read_text())
     assert [s["seq"] for s in scores] == list(range(15))
     assert scores[-1]["faces"][0]["members"] == {"TimmV2": 9.0}
-    # The worst face is the newest, whose crop is one flat grey; the typical one is the middle's.
-    assert [grey(bundle / name) for name in ("worst.png", "typical.png")] == [140, 70]
+    # The worst face is the newest, whose crop is one flat grey; the typical one is the middle of the newest twelve.
+    assert [grey(bundle / name) for name in ("worst.png", "typical.png")] == [140, 80]
     proof = verify(tmp_path)
     assert (proof.bundles, proof.removed) == (1, 0)
     assert verify(bundle).key == proof.key
@@ -179,6 +179,7 @@ def _edit(path: Path, old: str, new: str) -> None:
             "line 1: does not follow",
         ),
         (lambda d: _reorder(d / CHAIN), "line 1: does not follow"),
+        (lambda d: _other_key(d / "a2" / "public_key.pem"), "public_key.pem: is not the key that signed it"),
         (lambda d: _append_line(d / CHAIN, 1), "line 4: does not follow"),
         (lambda d: _swap(d / "a1", d / "a2"), "manifest.json: is not the one that the chain names"),
     ],
@@ -191,6 +192,12 @@ def test_any_change_is_found(sealed: Path, tmp_path: Path, spoil: Callable[[Path
     with pytest.raises(EvidenceInvalid) as caught:
         verify(root)
     assert fault in str(caught.value)
+
+
+def _other_key(path: Path) -> None:
+    stranger = path.with_name("stranger.pem")
+    path.write_bytes(Signer.load_or_make(stranger).public_pem)
+    stranger.unlink()
 
 
 def _reorder(chain: Path) -> None:
@@ -271,13 +278,108 @@ async def test_no_picture_is_stored_where_none_may_be(tmp_path: Path) -> None:
         assert verify(tmp_path / place).bundles == 1
 
 
+async def test_a_stream_that_is_gone_when_its_bundle_is_sealed_keeps_its_privacy(tmp_path: Path) -> None:
+    """At the end of the service the streams stop first: what they allowed must not be forgotten with them."""
+    here = {"lobby"}
+
+    def allowed(stream: str) -> bool:
+        return stream not in here  # private while it is here; whoever asks later would be told otherwise
+
+    recorder = Recorder()
+    options = EvidenceOptions(lambda s: IDENTITY if s in here else {}, pictures=allowed)
+    evidence = Evidence(settings(tmp_path, post_roll=20.0), options, clips=recorder)
+    runner = asyncio.create_task(evidence.run())
+    end = Instant(time.monotonic(), time.time())
+    for i in range(5):
+        at = end.shifted((i - 5) / 5)
+        recorder.frame("lobby", scored_frame(i, at, 1.0).frame)
+        evidence.observe(replace(stream_score(0, 0.9), at=at, seq=i), scored_frame(i, at, 1.0))
+    evidence.submit(opened("a1", end))
+    await asyncio.sleep(0)
+    here.clear()
+    runner.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+    manifest = json.loads((tmp_path / "a1" / "manifest.json").read_text())
+    assert (set(manifest["files"]), manifest["pictures"]) == ({"scores.json"}, "never")
+    assert manifest["identity"] == IDENTITY
+
+
+def two_faces(seq: int, at: Instant, logits: tuple[float, float]) -> FrameScores:
+    """Track 1 in light grey, track 2 in dark grey."""
+    frame = scored_frame(seq, at, 0.0).frame
+    heat = np.zeros((8, 8), np.float32)
+    scored = [
+        FaceScore(Face(Box(10, 10, 90, 90), 0.9, track=track), logit, {}, np.full((64, 64, 3), shade, np.uint8), heat)
+        for track, logit, shade in zip((1, 2), logits, (200, 50), strict=True)
+    ]
+    return FrameScores(frame, tuple(scored), at)
+
+
+async def test_evidence_shows_the_person_that_it_speaks_of(tmp_path: Path) -> None:
+    """Another face scores higher, and stays when the first is gone; one that joins the alert gets its own bundle."""
+    evidence = make(tmp_path)
+    runner = asyncio.create_task(evidence.run())
+    end = Instant(time.monotonic(), time.time())
+    for i in range(40):
+        at = end.shifted((i - 40) / 5)
+        scores = two_faces(i, at, (2.0, 5.0))
+        if i >= 20:  # track 1 has left
+            scores = replace(scores, faces=scores.faces[1:])
+        evidence.observe(replace(stream_score(0, 0.9), at=at, seq=i), scores)
+    first = opened("a1", end)
+    evidence.submit(first)
+    joined = replace(first.after, labels={"tracks": "1,2"}, updated_at=end.shifted(0.1))
+    evidence.submit(AlertEvent(AlertPhase.UPDATED, first.after, joined))
+    evidence.submit(AlertEvent(AlertPhase.UPDATED, joined, replace(joined, value=0.95)))  # nobody new
+    await until(lambda: evidence.directory("a1") and evidence.directory("a1+2"))
+    runner.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+    assert grey(tmp_path / "a1" / "worst.png") == 200
+    assert grey(tmp_path / "a1+2" / "worst.png") == 50
+    manifest = json.loads((tmp_path / "a1+2" / "manifest.json").read_text())
+    assert (manifest["alert"]["labels"]["supplements"], manifest["alert"]["labels"]["tracks"]) == ("a1", "2")
+    assert verify(tmp_path).bundles == 2
+
+
+async def test_an_alert_whose_bundle_a_crash_prevented_is_in_the_chain_all_the_same(tmp_path: Path) -> None:
+    await gather(make(tmp_path), "a1")
+    again = make(tmp_path)
+    runner = asyncio.create_task(again.run())
+    for name in ("a1", "a2"):  # both were open when the service was killed; one had its bundle
+        again.interrupted(opened(name, Instant(0.0, time.time() - 60)).after)
+    await until(lambda: again.directory("a2"))
+    runner.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+    assert json.loads((tmp_path / "a2" / "manifest.json").read_text())["alert"]["labels"]["interrupted"] == "true"
+    assert verify(tmp_path).bundles == 2
+
+
+async def test_another_signing_key_is_refused_at_the_start(tmp_path: Path) -> None:
+    await gather(make(tmp_path / "evidence"), "a1")
+    Signer.load_or_make(tmp_path / "new.pem")
+    with pytest.raises(ConfigError, match=r"signing_key: did not sign the chain"):
+        make(tmp_path / "evidence", signing_key=tmp_path / "new.pem")
+    assert verify(tmp_path / "evidence").bundles == 1  # nothing was touched
+    (tmp_path / "evidence" / "signing_key.pem").rename(tmp_path / "old.pem")
+    make(tmp_path / "evidence", signing_key=tmp_path / "old.pem")
+
+
+async def test_a_clock_that_leaps_ahead_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await gather(make(tmp_path), "a1")
+    evidence = make(tmp_path)
+    wall = time.time
+    monkeypatch.setattr("streamwatch.alerts.evidence.time.time", lambda: wall() + 400 * 86_400.0)
+    await evidence._retain()
+    assert verify(tmp_path).bundles == 1
+
+
 async def test_nothing_is_stored_without_an_alert(tmp_path: Path) -> None:
     await gather(make(tmp_path))
     assert names(tmp_path) == {"signing_key.pem", "public_key.pem"}
 
 
 async def test_the_end_of_the_service_seals_what_waits(tmp_path: Path) -> None:
-    await gather(make(tmp_path, post_roll=60.0), "a1", wait=False)
+    await gather(make(tmp_path, post_roll=60.0, ring_seconds=90.0), "a1", wait=False)
     assert verify(tmp_path).bundles == 1
 
 

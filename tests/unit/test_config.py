@@ -25,7 +25,7 @@ def test_defaults_need_no_file() -> None:
     loaded = config.load(None, {})
     assert loaded.server.host == "127.0.0.1"
     assert loaded.ingest.sample_fps == 2.0
-    assert set(loaded.alerts.rules) == {"deepfake", "stream-down", "stream-stale"}
+    assert set(loaded.alerts.rules) == {"deepfake", "stream-down", "stream-stale", "detector-drift"}
 
 
 def test_shipped_example_loads_and_fits_the_published_schema() -> None:
