@@ -71,6 +71,7 @@ class Service:
         logs.configure(config.log_level, config.log_format)
         self._config = config
         self._settled = Settled(config, path, frozenset(config.streams))
+        self._gateway: WebRtcGateway | None = None
         self._stack = AsyncExitStack()
         self.fleet: Fleet
         self.control: ServiceControl
@@ -113,6 +114,7 @@ class Service:
         rooms = await self._alerting(rules, hub, metrics)
         gateway = WebRtcGateway()
         self._stack.push_async_callback(gateway.close_all)
+        self._gateway = gateway
         context = SourceContext(gateway=gateway)
         self._stack.push_async_callback(context.reaper.close, REAP_WITHIN)
         allowed = allow_list(config.ingest, loopback_only=is_loopback(config.server.host))
@@ -289,12 +291,19 @@ class Service:
         )
         burst = settings.burst_fps or config.ingest.burst_fps
 
+        before: StreamState | None = None
+
         def changed(status: StreamStatus) -> None:
-            """Only streams that send something share in the budget."""
+            """Only streams that send something share in the budget; who is paused takes no publisher."""
+            nonlocal before
             if status.state is StreamState.LIVE:
-                self.pacer.add(stream, wanted.sample_fps, burst)
+                if before is not StreamState.LIVE:  # not where only `degraded` changed: that would forget a suspicion
+                    self.pacer.add(stream, wanted.sample_fps, burst)
             else:
                 self.pacer.remove(stream)
+            if status.state is StreamState.PAUSED and self._gateway is not None:
+                self._gateway.withdraw(stream)
+            before = status.state
 
         return StreamMonitor(stream, wanted, make, services, changed)
 

@@ -230,7 +230,9 @@ class StreamMonitor:
     def dropped(self, reason: DropReason, count: int = 1) -> None:
         self.counters.dropped[reason] += count
         self._services.observer.frames_dropped(self.stream, reason, count)
-        if self._services.pace is not None and reason in _OVERLOAD:
+        # A recording that is read as fast as possible loses frames on the fastest machine.
+        unpaced = not self.settings.stream.realtime
+        if self._services.pace is not None and reason in _OVERLOAD and not unpaced:
             self._loop.call_soon_threadsafe(self._services.pace.lost, count)
 
     def packet(self, packet: Any, template: Any) -> None:
@@ -322,4 +324,5 @@ class StreamMonitor:
 
 
 def drops(counters: MonitorCounters) -> Mapping[str, int]:
-    return {reason.value: count for reason, count in counters.dropped.items()}
+    # A copy, made in one step: the source's thread may count a reason for the first time meanwhile.
+    return {reason.value: count for reason, count in dict(counters.dropped).items()}

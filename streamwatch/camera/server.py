@@ -10,6 +10,7 @@ import random
 import re
 import ssl
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,8 @@ class Camera:
     `port` 0 takes a free one, which a restart keeps.
 
     May be changed while it runs: `path`, `credentials`, `faults`, `silent` (accepts and answers nothing), `transports`,
-    `clock_offset` (seconds by which its wall clock is wrong), `reports` (whether it sends RTCP).
+    `clock_offset` (seconds by which its wall clock is wrong), `reports` (whether it sends RTCP), `burst` (seconds of
+    the past that each new client gets at once, as some servers do to show a picture sooner).
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class Camera:
         self.silent = False
         self.reports = True
         self.clock_offset = 0.0
+        self.burst = 0.0
+        self._past: deque[tuple[float, list[bytes]]] = deque(maxlen=1000)
         self.connections = 0
         self._tls = tls
         self._jump = 0.0
@@ -170,7 +174,19 @@ class Camera:
             start += loop.time() - stalled if loop.time() - stalled > 0.1 else 0.0
             sent, octets = sent + len(packets), octets + sum(map(len, packets))
 
+    def _greet(self, now: float) -> None:
+        """Gives who has just begun to play what he missed."""
+        for session in self._sessions.values():
+            if session.playing and not session.greeted:
+                session.greeted = True
+                for packet in [p for at, packets in self._past if now - at <= self.burst for p in packets]:
+                    session.send(packet)
+
     async def _send(self, packets: list[bytes]) -> None:
+        now = asyncio.get_running_loop().time()
+        if self.burst:
+            self._greet(now)
+            self._past.append((now, packets))
         for index, packet in enumerate(packets):
             if index >= len(packets) // 2 and self._stall_in_frame:
                 await self._flowing.wait()

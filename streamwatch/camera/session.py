@@ -35,6 +35,7 @@ class Session:
     rtcp: int = 1
     udp: tuple[asyncio.DatagramTransport, asyncio.DatagramTransport] | None = None
     playing: bool = False
+    greeted: bool = False
 
     def send(self, packet: bytes) -> None:
         damaged = self._damaged(packet)

@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _PRFT = struct.Struct("=q")
 _B_PICTURE = 3
 _REPORT_EVERY = 8
+# Seconds: a read that took so long had to wait, and for so long at most a server catches up at the start.
+_WAITED, _OPENING = 0.008, 2.0
+# Seconds by which a timestamp leaps where a new time line begins.
+_JUMP_BACK, _JUMP_AHEAD = 0.5, 10.0
 _DAMAGED = (av.error.InvalidDataError, av.error.ArgumentError, av.error.UnknownError, av.error.PatchWelcomeError)
 _QUIET = (av.error.ExitError, av.error.TimeoutError, av.error.BlockingIOError)
 # Packets flow but give no picture: so long is waited for a first key picture, and so long where the decoder complains.
@@ -58,6 +62,10 @@ class DecodeRun:
     def __init__(
         self, plan: OpenPlan, container: InputContainer, sink: Sink, stop: threading.Event, limits: Limits
     ) -> None:  # fmt: skip
+        # Of motion JPEG over HTTP FFmpeg invents the times, 25 a second whatever comes: only the arrivals tell.
+        self._untimed = plan.clock is ClockSource.ARRIVAL and container.format.name in ("mpjpeg", "mjpeg")
+        if self._untimed:
+            plan = replace(plan, paced=False, live=True)
         self._plan, self._container, self._sink, self._stop, self._limits = plan, container, sink, stop, limits
         self._stream = _video(container, plan)
         self._time_base = _seconds(self._stream.time_base)
@@ -71,6 +79,9 @@ class DecodeRun:
         self._packet_time = 0.0
         self._packet_at = time.monotonic()
         self._resumed_at = float("-inf")
+        # Of a live source, until a read has to wait: what was waiting for us is of the past.
+        self._opening = plan.live is True and not plan.paced and plan.format is None and not self._untimed
+        self._opened_at: float | None = None
         self._arrivals = self._errors = 0
         self._pictured_at = time.monotonic()
         self.duration = 0.0
@@ -106,6 +117,8 @@ class DecodeRun:
                     if packet is None:
                         return
                     quiet_since = time.monotonic()
+                    if self._opening:
+                        self._arrived_in_opening(quiet_since - asked, quiet_since)
                     if self._plan.clock is not ClockSource.FILE and not self._plan.paced:
                         self._backlog.read(quiet_since - asked, quiet_since)
                     yield packet
@@ -122,10 +135,20 @@ class DecodeRun:
                     sentence = "the connection was lost"
                 raise StreamEnded(f"{self._plan.display}: {sentence}", reason) from error
 
+    def _arrived_in_opening(self, waited: float, now: float) -> None:
+        """The first read always waits, for the server to begin; the opening is over with the next that does."""
+        if self._opened_at is None:
+            self._opened_at = now
+        elif waited >= _WAITED or now - self._opened_at > _OPENING:
+            self._opening = False
+
     def _packet(self, packet: Packet[VideoStream]) -> None:
         if packet.size:
             t = self._time(packet.pts if packet.pts is not None else packet.dts, self._time_base)
-            self._pace(t)
+            jumped = not -_JUMP_BACK < t - self._packet_time < _JUMP_AHEAD
+            if jumped:  # a new time line: what was skipped on the old one says nothing about it
+                self._resumed_at = float("-inf")
+            self._pace(t, jumped)
             now = _now()
             self._packet_time, self._packet_at = t, now.mono
             if self._vp9 and not packet.is_keyframe:
@@ -172,7 +195,8 @@ class DecodeRun:
 
     def _frame(self, frame: VideoFrame) -> None:
         self._sink.decoded()
-        t = self._time(frame.pts, _seconds(frame.time_base)) if frame.pts is not None else self._packet_time
+        timed = frame.pts is not None and not self._untimed
+        t = self._time(frame.pts, _seconds(frame.time_base)) if timed else self._packet_time
         self._policy.decoded(frame.pict_type == _B_PICTURE)
         if frame.is_corrupt:
             self._sink.dropped(DropReason.DECODE_ERROR)
@@ -180,7 +204,12 @@ class DecodeRun:
         now = _now()
         self._errors, self._pictured_at = 0, now.mono
         self._describe(frame)
+        if self._opening and self._arrivals == 1:
+            return  # not known yet whether it is live: the next one is soon here
         if t < self._resumed_at or not self._sampler.take(t):
+            return
+        if self._opening:
+            self._sink.dropped(DropReason.STALE)
             return
         captured, clock = self._captured(t, now)
         if now.mono - captured.mono > self._limits.max_frame_age:
@@ -219,7 +248,7 @@ class DecodeRun:
 
     def _time(self, ticks: int | None, time_base: float | None) -> float:
         """Seconds from the first timestamp seen, continued over the loops of a file; a missing one is made up for."""
-        if ticks is None or time_base is None:
+        if ticks is None or time_base is None or self._untimed:
             return self._guess()
         t = ticks * time_base
         if self._origin is None:
@@ -236,8 +265,12 @@ class DecodeRun:
             return self._packet_time + 1 / float(rate)
         return self._packet_time + time.monotonic() - self._packet_at
 
-    def _pace(self, t: float) -> None:
-        if self._plan.paced:
+    def _pace(self, t: float, jumped: bool) -> None:
+        if not self._plan.paced:
+            return
+        if jumped and self._plan.clock is not ClockSource.FILE:
+            self._anchor = _now().shifted(self._base - t)  # a discontinuity of a playlist: no pause, and no rush either
+        else:
             self._stop.wait(max(0.0, self._anchor.mono + (t - self._base) - time.monotonic()))
 
 

@@ -9,9 +9,9 @@ from streamwatch.domain import StreamState as S
 
 class Event(StrEnum):
     OPENED = "opened"
-    """the first picture was decoded"""
+    """the first picture was decoded, or something arrives again"""
     STALLED = "stalled"
-    """nothing more arrives"""
+    """nothing arrives for a while"""
     LOST = "lost"
     """the attempt, or the run, failed; another will follow"""
     RETRY = "retry"
@@ -46,7 +46,13 @@ TRANSITIONS: dict[S, dict[Event, S]] = {
         E.PAUSE: S.PAUSED,
         E.STOP: S.STOPPED,
     },
-    S.STALLED: {E.LOST: S.RECONNECTING, E.PAUSE: S.PAUSED, E.STOP: S.STOPPED},
+    S.STALLED: {
+        E.OPENED: S.LIVE,
+        E.LOST: S.RECONNECTING,
+        E.FINISHED: S.ENDED,
+        E.PAUSE: S.PAUSED,
+        E.STOP: S.STOPPED,
+    },
     S.RECONNECTING: {
         E.RETRY: S.RECONNECTING,
         E.OPENED: S.LIVE,

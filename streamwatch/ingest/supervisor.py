@@ -35,6 +35,9 @@ _MARGIN = 2.0
 _BACK_TO_WAITING = 0.5
 # How often the camera's clock is compared with ours.
 _LOOK = 5.0
+# The share of the read timeout after which a silence is told.
+_QUIET_SHARE = 0.5
+_ORDERED = Exception("ended by a command")
 _IDLE = frozenset({StreamState.PAUSED, StreamState.ENDED, StreamState.FAILED})
 
 
@@ -127,6 +130,11 @@ class Supervisor:
             self._source = None
         if self._stopped or self._paused:
             return
+        if error is _ORDERED:  # and taken back while the source was still ending
+            self._event(Event.PAUSE)
+            self._backoff.reset()
+            self._event(Event.RESUME)
+            return
         if watched.live_since is not None and time.monotonic() - watched.live_since >= self._settings.stable_after:
             self._backoff.reset()
         if error is None:
@@ -143,7 +151,8 @@ class Supervisor:
         await self._source.run(sink)
 
     async def _watch(self, task: asyncio.Task[None], watched: _Watched) -> BaseException | None:
-        """Until the source ends, a command comes or nothing moves any more. What the source raised, or None."""
+        """Until the source ends, a command comes (_ORDERED) or nothing moves any more. What the source raised, or
+        None."""
         command = asyncio.create_task(self._commands.wait())
         try:
             while True:
@@ -151,14 +160,15 @@ class Supervisor:
                 left, quiet = self._time_left(watched), time.monotonic() - watched.moved_at
                 if left is not None and left <= 0:
                     return self._silent(watched, quiet)
-                timeout = _LOOK if left is None else min(left, _LOOK)
+                self._tell_silence(quiet)
+                timeout = min(_LOOK, _QUIET_SHARE / 2 * self._settings.read_timeout, _LOOK if left is None else left)
                 await asyncio.wait({task, command}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if task.cancelled():
                     return SourceUnavailable("the source was cancelled", FailureReason.CONNECTION_FAILED)
                 if task.done():
                     return task.exception()
                 if self._paused or self._stopped:
-                    return None
+                    return _ORDERED
                 self._commands.clear()
                 if command.done():
                     command = asyncio.create_task(self._commands.wait())
@@ -179,6 +189,13 @@ class Supervisor:
         else:
             limit = self._settings.open_timeout
         return watched.moved_at + limit + _MARGIN - time.monotonic()
+
+    def _tell_silence(self, quiet: float) -> None:
+        """An operator sees that nothing comes before it is given up."""
+        if quiet >= _QUIET_SHARE * self._settings.read_timeout:
+            self._event(Event.STALLED, FailureReason.STALLED, "nothing arrives")
+        elif self.status.state is StreamState.STALLED:
+            self._event(Event.OPENED)
 
     def _silent(self, watched: _Watched, quiet: float) -> SourceError:
         if watched.live_since is None:

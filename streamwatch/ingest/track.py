@@ -10,7 +10,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError
 from av.video.reformatter import VideoReformatter
 
-from streamwatch.domain import DropReason, FailureReason, Image, Instant, StreamInfo
+from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, Instant, StreamInfo
 from streamwatch.errors import StreamEnded
 from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.decode import Limits
@@ -99,11 +99,18 @@ class TrackReader:
         if now.mono - captured.mono > self._limits.max_frame_age:
             sink.dropped(DropReason.STALE)
             return
-        image = await asyncio.to_thread(self._convert, frame)
+        # In the thread too: a sink may keep the picture for evidence, which is encoding.
+        await asyncio.to_thread(self._hand_on, frame, sink, captured, t, clock)
+
+    def _hand_on(
+        self, frame: VideoFrame, sink: Sink, captured: Instant, t: float | None, clock: ClockSource
+    ) -> None:  # fmt: skip
+        image = self._convert(frame)
         if self._sink is sink:
             sink.offer(image, captured, t, clock)
 
     def _convert(self, frame: VideoFrame) -> Image:
+        """uint8 (height, width, 3) RGB. No publisher sends pictures that would have to be scaled down."""
         image: Image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()  # type: ignore[assignment]
         return image
 

@@ -44,15 +44,23 @@ class WebRtcGateway:
         self._max_sessions = max_sessions
         self._sessions: dict[str, _Session] = {}
         self._expected: set[str] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._arrival = asyncio.Condition()
 
     def expect(self, stream: str) -> None:
         self._expected.add(stream)
 
     async def forget(self, stream: str) -> None:
+        self.withdraw(stream)
+        await asyncio.gather(*self._ending)
+
+    def withdraw(self, stream: str) -> None:
+        """From now on nobody may publish to the stream, until it is expected again; who does is sent away."""
         self._expected.discard(stream)
         if (session := self._sessions.get(stream)) is not None:
-            await self._end(stream, session)
+            task = asyncio.create_task(self._end(stream, session))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def publish(self, stream: str, offer: str) -> tuple[str, str]:
         """(session id, answer). Raises NotFound, ConfigError for an unusable offer, Overloaded at the limit."""
@@ -66,11 +74,15 @@ class WebRtcGateway:
         except BaseException:
             await close(session.connection)
             raise
-        if (replaced := self._sessions.get(stream)) is not None:
+        if stream not in self._expected:  # withdrawn while we negotiated
+            await close(session.connection)
+            raise NotFound(f"there is no stream {stream!r} that takes a publisher")
+        # Taken first and only then ended: another publisher may come while the old one is on its way out.
+        replaced, self._sessions[stream] = self._sessions.get(stream), session
+        self._own(session, self._guard(stream, session))
+        if replaced is not None:
             log.info("stream %s: a new publisher replaces the old", stream)
             await self._end(stream, replaced)
-        self._sessions[stream] = session
-        self._own(session, self._guard(stream, session))
         async with self._arrival:
             self._arrival.notify_all()
         return session.id, answer
@@ -92,6 +104,7 @@ class WebRtcGateway:
 
     async def close_all(self) -> None:
         await asyncio.gather(*(self._end(stream, session) for stream, session in list(self._sessions.items())))
+        await asyncio.gather(*self._ending)
 
     async def reader(self, stream: str) -> TrackReader:
         """The video track of the stream's publisher; waits for one."""

@@ -24,6 +24,7 @@ from streamwatch.redact import display_url
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 R = FailureReason
+_GOODBYE = 1.5
 _STATUS = {401: R.AUTH_FAILED, 403: R.AUTH_FAILED, 404: R.NOT_FOUND, 405: R.NOT_FOUND, 406: R.CODEC_UNSUPPORTED}
 
 
@@ -79,13 +80,17 @@ class WhepSource:
                 await self._connected(connection)
                 await reader.read(sink, self._sampler, self._limits)
             finally:
-                await close(connection)
                 if draining is not None:
                     draining.cancel()
                     await asyncio.wait([draining])
-                if session is not None:
-                    with contextlib.suppress(httpx.HTTPError):  # the server forgets us by itself in the end
-                        await client.delete(session, timeout=1.0)
+                # Both together in bounded time: a server that we cannot reach forgets us by itself in the end.
+                with contextlib.suppress(httpx.HTTPError, TimeoutError):
+                    async with asyncio.timeout(_GOODBYE):
+                        await asyncio.gather(close(connection), self._leave(client, session))
+
+    async def _leave(self, client: httpx.AsyncClient, session: str | None) -> None:
+        if session is not None:
+            await client.delete(session)
 
     async def _ask(self, client: httpx.AsyncClient, offer: str) -> tuple[str | None, str]:
         """(address of the session, answer)"""

@@ -78,7 +78,15 @@ def without_candidates(sdp: str) -> tuple[str, list[str]]:
 class WhepServer:
     """Answers one POST with a session that sends the pattern; a status other than 201 refuses."""
 
-    def __init__(self, status: int = 201, location: str = "/live/1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        status: int = 201,
+        location: str = "/live/1",
+        tls: ssl.SSLContext | None = None,
+        *,
+        deaf_to_goodbyes: bool = False,
+    ) -> None:
+        self._deaf = deaf_to_goodbyes
         self.status = status
         self._tls = tls
         self._location = location
@@ -96,6 +104,7 @@ class WhepServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._deaf = False
         self._server.close()
         await self.drop()
 
@@ -119,6 +128,8 @@ class WhepServer:
         answer = ""
         if head.startswith("DELETE"):
             self.deleted = True
+            while self._deaf:
+                await asyncio.sleep(0.1)
         elif self.status == 201:
             answer = await self._answer(body)
         lines = [

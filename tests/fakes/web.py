@@ -16,7 +16,8 @@ _ERRORS = {"/401": "401 Unauthorized", "/403": "403 Forbidden", "/404": "404 Not
 
 class WebServer:
     """Serves a directory under /; `/live.m3u8` shows a window of `index.m3u8` that grows by one segment a second while
-    `growing`; `/mjpeg` never ends; `/401`, `/403`, `/404`, `/500` answer that; `/hang` accepts and says nothing."""
+    `growing`; `/mjpeg` (25 a second) and `/mjpeg-FPS` never end; `/401`, `/403`, `/404`, `/500` answer that; `/hang`
+    accepts and says nothing."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -69,8 +70,8 @@ class WebServer:
             writer.write(b"HTTP/1.1 302 Found\r\nLocation: /clip.mp4\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         elif path == "/hang":
             await asyncio.sleep(3600)
-        elif path == "/mjpeg":
-            await self._mjpeg(writer)
+        elif path.startswith("/mjpeg"):
+            await self._mjpeg(writer, float(path.partition("-")[2] or 25))
         elif path == "/live.m3u8":
             _answer(writer, "200 OK", self._window().encode(), "application/vnd.apple.mpegurl")
         elif (self._directory / path[1:]).is_file():
@@ -78,14 +79,16 @@ class WebServer:
         else:
             _answer(writer, "404 Not Found", b"")
 
-    async def _mjpeg(self, writer: asyncio.StreamWriter) -> None:
+    async def _mjpeg(self, writer: asyncio.StreamWriter, fps: float) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
+        due = time.monotonic()
         while True:
             for picture in jpegs():
                 writer.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture))
                 writer.write(picture + b"\r\n")
                 await writer.drain()
-                await asyncio.sleep(0.04)
+                due += 1 / fps
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     def _window(self) -> str:
         """Three segments, the newest by the time that has passed; the recording is repeated for ever."""

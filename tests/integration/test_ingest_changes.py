@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 
 from streamwatch.camera import Camera
-from tests.fakes.ingest import Watch, source_threads, until
+from streamwatch.domain import DropReason
+from tests.fakes.ingest import Watch, ingest_settings, source_threads, until
 from tests.fakes.patterns import clip, turned
 
 
@@ -60,3 +62,23 @@ async def test_a_change_of_codec() -> None:
         camera.switch([clip("libx265", gop=12)])
         await until(lambda: watch.sink.infos[-1].codec == "hevc", "H.265")
         await watch.live()
+
+
+async def test_what_a_server_sends_at_once_on_connecting_is_not_taken_for_live() -> None:
+    """Two seconds of the past arrive within milliseconds, without sender reports that would tell: none of them is
+    analysed, and what follows is as fresh as it looks."""
+    async with Camera([clip(gop=12, seconds=6.0)]) as camera:
+        camera.reports, camera.burst = False, 2.0
+        often = ingest_settings(sample_fps=10.0)
+        async with Watch(camera.url, often) as first:
+            await first.live()  # the camera has a past only once it is watched
+            await asyncio.sleep(2.5)
+            async with Watch(camera.url, often) as second:
+                await second.live(5)
+                # Both see the same pictures; the newcomer must not think any of them newer than it is.
+                known = {p.image.tobytes(): p.captured_at.mono for p in first.sink.pictures}
+                seen = [(p.captured_at.mono, known.get(p.image.tobytes())) for p in second.sink.pictures]
+                apart = [abs(mine - its) for mine, its in seen if its is not None]
+                assert apart, "the two saw no picture in common"
+                assert max(apart) < 0.3, apart
+                assert second.sink.drops[DropReason.STALE] >= 5

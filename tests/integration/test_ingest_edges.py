@@ -160,3 +160,21 @@ async def test_a_machine_that_is_too_slow_stays_near_the_present() -> None:
         task.cancel()
         await asyncio.wait([task])
     assert behind < 3.0, "by the camera's own reports"
+
+
+@pytest.mark.parametrize("fps", [5.0, 40.0])
+async def test_motion_jpeg_over_http_is_timed_by_its_arrivals(fps: float, tmp_path: Path) -> None:
+    """FFmpeg stamps each picture 1/25 s after the last, whatever the camera does."""
+    async with (
+        WebServer(tmp_path) as server,
+        Watch(f"{server.url}/mjpeg-{fps:g}", ingest_settings(sample_fps=2.0)) as watch,
+    ):
+        await watch.live(1)
+        before, began = (watch.sink.offered, watch.sink.decoded_count), time.monotonic()
+        await asyncio.sleep(5.0)
+        elapsed = time.monotonic() - began
+        assert watch.sink.offered - before[0] == pytest.approx(2.0 * elapsed, abs=2)
+        assert watch.sink.decoded_count - before[1] == pytest.approx(fps * elapsed, rel=0.25)  # none piles up
+        ages = [picture.taken_at - picture.captured_at.mono for picture in watch.sink.pictures[-5:]]
+        assert max(ages) < 0.5
+        assert watch.sink.infos[-1].fps == pytest.approx(fps, rel=0.25)

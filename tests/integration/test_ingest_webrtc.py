@@ -158,3 +158,44 @@ async def test_whep_refusals_are_named(status: int, reason: str) -> None:
         with pytest.raises(SourceUnavailable) as caught:
             await source_for(server.url, SourceContext()).run(Collector())
     assert caught.value.reason == reason
+
+
+async def test_three_publishers_at_once_leave_one_and_lose_none() -> None:
+    gateway = WebRtcGateway()
+    async with _whip(gateway) as watch:
+        async with Publisher() as a, Publisher() as b, Publisher() as c:
+            await a.answered((await gateway.publish("cam", a.offer))[1])
+            await watch.live(1)
+            made = await asyncio.gather(gateway.publish("cam", b.offer), gateway.publish("cam", c.offer))
+            newest = gateway._sessions["cam"].id
+            assert newest in {session for session, _ in made}
+            for session in {session for session, _ in made} - {newest}:
+                with pytest.raises(NotFound):
+                    await gateway.close("cam", session)
+            await gateway.close("cam", newest)
+            assert gateway._sessions == {}
+        await until(lambda: not [t for t in threading.enumerate() if "decoder" in t.name], "no decoder is left")
+
+
+async def test_a_withdrawn_stream_sends_its_publisher_away() -> None:
+    gateway = WebRtcGateway()
+    gateway.expect("cam")
+    async with Publisher() as publisher, Publisher() as late:
+        await publisher.answered((await gateway.publish("cam", publisher.offer))[1])
+        gateway.withdraw("cam")
+        await until(lambda: not gateway._sessions, "the session has ended")
+        with pytest.raises(NotFound, match="takes a publisher"):
+            await gateway.publish("cam", late.offer)
+        await gateway.close_all()
+
+
+async def test_a_whep_server_that_hangs_at_the_goodbye_holds_nobody() -> None:
+    sink = Collector()
+    async with WhepServer(deaf_to_goodbyes=True) as server:
+        task = asyncio.create_task(source_for(server.url, SourceContext()).run(sink))
+        await until(lambda: sink.offered >= 1 or task.done(), "pictures")
+        began = asyncio.get_running_loop().time()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert asyncio.get_running_loop().time() - began < 2.0

@@ -9,11 +9,11 @@ from streamwatch.ingest.states import Event as E
 # Rows: the event. Columns: the state in which it comes. "." is: nothing happens.
 STATES = [S.CONNECTING, S.LIVE, S.STALLED, S.RECONNECTING, S.PAUSED, S.ENDED, S.FAILED, S.STOPPED]
 CELLS = {
-    E.OPENED: "live . . live . . . .",
+    E.OPENED: "live . live live . . . .",
     E.STALLED: ". stalled . . . . . .",
     E.LOST: "reconnecting reconnecting reconnecting reconnecting . . . .",
     E.RETRY: ". . . reconnecting . . . .",
-    E.FINISHED: "ended ended . ended . . . .",
+    E.FINISHED: "ended ended ended ended . . . .",
     E.REFUSED: "failed failed . failed . . . .",
     E.PAUSE: "paused paused paused paused . . . .",
     E.RESUME: ". . . . connecting connecting connecting .",

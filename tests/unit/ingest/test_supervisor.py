@@ -84,6 +84,10 @@ def _short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK", 0.1)
 
 
+def states(run: Run) -> list[StreamState]:
+    return [status.state for status in run.statuses]
+
+
 def picture(sink: Sink) -> None:
     sink.offer(np.zeros((4, 4, 3), np.uint8), Instant(0.0, 0.0), 0.0, ClockSource.ARRIVAL)
 
@@ -115,9 +119,8 @@ async def test_the_outer_watchdog_notices_a_stall() -> None:
         await asyncio.sleep(3600)
 
     async with running(Run(work, read_timeout=0.1)) as run:
-        await until(lambda: StreamState.STALLED in [status.state for status in run.statuses], "the stall")
-        states = [status.state for status in run.statuses[:4]]
-        assert states == [StreamState.CONNECTING, StreamState.LIVE, StreamState.STALLED, StreamState.RECONNECTING]
+        await until(lambda: StreamState.RECONNECTING in states(run), "the stall")
+        assert states(run)[1:4] == [StreamState.LIVE, StreamState.STALLED, StreamState.RECONNECTING]
         assert run.observer.skews[0] == 0.25
 
 
@@ -182,3 +185,42 @@ async def test_cancelling_ends_the_source() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+async def test_a_pause_that_is_taken_back_while_the_source_ends_connects_again() -> None:
+    async def slow_to_end(sink: Sink) -> None:
+        sink.connected(INFO)
+        sink.decoded()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.3)  # as a thread that is in a read
+
+    async with running(Run(slow_to_end)) as run:
+        await until(lambda: run.supervisor.status.state is StreamState.LIVE, "live")
+        run.supervisor.pause()
+        await asyncio.sleep(0.05)
+        run.supervisor.resume()
+        await until(lambda: len(run.sources) == 2, "a second connection")
+        await until(lambda: run.supervisor.status.state is StreamState.LIVE, "live again")
+        assert StreamState.ENDED not in states(run)
+
+
+async def test_a_silence_is_told_before_it_is_given_up() -> None:
+    async def halting(sink: Sink) -> None:
+        sink.connected(INFO)
+        for pause in (0.0, 1.5, 0.1, 3600.0):
+            await asyncio.sleep(pause)
+            sink.decoded()
+
+    async with running(Run(halting, read_timeout=2.0)) as run:
+        await until(lambda: states(run).count(StreamState.LIVE) == 2, "live again after a silence")
+        await until(lambda: StreamState.RECONNECTING in states(run), "given up")
+        told = [s for s in states(run) if s is not StreamState.CONNECTING][:5]
+        assert told == [
+            StreamState.LIVE,
+            StreamState.STALLED,
+            StreamState.LIVE,
+            StreamState.STALLED,
+            StreamState.RECONNECTING,
+        ]
