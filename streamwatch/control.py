@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -13,11 +14,13 @@ from typing import Any
 
 from streamwatch import __version__
 from streamwatch.config import Config, StreamSettings, load
+from streamwatch.demo.canary import canary_clip, is_canary
 from streamwatch.domain import Alert, AlertEvent, AlertPhase, Review
 from streamwatch.errors import ConfigError, NotFound
 from streamwatch.fleet import Fleet
 from streamwatch.history.store import History
 from streamwatch.inference.engine import LocalEngine
+from streamwatch.ingest.source import check_sources
 from streamwatch.monitor import StreamMonitor, drops
 from streamwatch.protocols import WhipGateway
 from streamwatch.results import Results
@@ -157,6 +160,9 @@ class ServiceControl:
         if self._settled.path is None:
             raise ConfigError("the service runs without a configuration file: there is nothing to read again")
         fresh = load(self._settled.path)
+        check_sources(fresh.streams, fresh.ingest)
+        if any(is_canary(settings) for settings in fresh.streams.values()):
+            await asyncio.to_thread(canary_clip)  # rendered where it is not there yet
         before = self._settled
         added_by_api = {
             name: settings for name, settings in before.config.streams.items()

@@ -93,6 +93,7 @@ class Metrics:
         if stream not in self._known:
             self._begin(stream)
         self._up.labels(stream).set(1 if status.state is StreamState.LIVE else 0)
+        self._degraded.labels(stream).set(1 if status.degraded else 0)
         if status.state not in {StreamState.LIVE, StreamState.STALLED}:
             self._forget_score(stream)
 
@@ -198,6 +199,9 @@ class Metrics:
 
     def _streams_metrics(self) -> None:
         self._up = self._gauge("stream_up", "Whether frames arrive from the stream.", _STREAM)
+        self._degraded = self._gauge(
+            "stream_degraded", "Whether the stream is looked at less often than asked, for want of time.", _STREAM
+        )
         self._last_frame = self._gauge(
             "stream_last_frame_timestamp_seconds", "When the newest sampled frame was captured, Unix time.", _STREAM
         )

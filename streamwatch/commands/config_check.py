@@ -10,7 +10,7 @@ from streamwatch.alerts.silences import parse_silences
 from streamwatch.alerts.sinks import make_sinks
 from streamwatch.config import Config, load
 from streamwatch.errors import ConfigError
-from streamwatch.ingest.source import check_source
+from streamwatch.ingest.source import check_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +34,10 @@ def _faults(config: Config) -> list[str]:
         lambda: check_rules(config.alerts),
         lambda: parse_silences(config.alerts.silences),
         lambda: make_sinks(config.alerts.sinks),
+        lambda: check_sources(config.streams, config.ingest),
     ):
         try:
             check()
         except ConfigError as error:
             faults += error.faults
-    for name, stream in config.streams.items():
-        try:
-            check_source(stream, config.ingest)
-        except ConfigError as error:
-            faults += [f"streams.{name}.{fault}" for fault in error.faults]
     return faults

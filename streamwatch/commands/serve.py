@@ -9,6 +9,7 @@ from pathlib import Path
 
 from streamwatch.app import Service
 from streamwatch.config import load
+from streamwatch.ingest.source import check_sources
 from streamwatch.runner import run_until_stopped
 
 
@@ -25,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(path: Path | None) -> int:
-    service = Service(load(path), path)
+    config = load(path)
+    check_sources(config.streams, config.ingest)
+    service = Service(config, path)
     await run_until_stopped(service, lambda: print(f"dashboard  {service.url}", flush=True))
     return 0

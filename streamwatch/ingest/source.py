@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -79,6 +79,18 @@ def check_source(settings: StreamSettings, ingest: IngestSettings) -> None:
             raise ConfigError(f"url: {scheme}:// needs a host")
     if scheme not in ("whip", "canary") and not scheme.startswith("whep+http"):
         plan(settings, ingest)
+
+
+def check_sources(streams: Mapping[str, StreamSettings], ingest: IngestSettings) -> None:
+    """`check_source` of each; raises ConfigError with all faults, each with its place."""
+    faults = []
+    for name, settings in streams.items():
+        try:
+            check_source(settings, ingest)
+        except ConfigError as error:
+            faults += [f"streams.{name}.{fault}" for fault in error.faults]
+    if faults:
+        raise ConfigError(*faults)
 
 
 def make_source(
