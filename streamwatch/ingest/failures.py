@@ -61,6 +61,8 @@ def classify(error: BaseException, scheme: str = "") -> tuple[FailureReason, str
     code = getattr(error, "errno", None)
     if code == errno.EIO and scheme in _TLS_SCHEMES:
         return R.TLS, "the TLS connection failed (certificate, or no TLS there)"
+    if code == errno.ENOENT and scheme == "webcam":
+        return _BY_ERRNO[errno.ENODEV]
     if code in _BY_ERRNO:
         return _BY_ERRNO[code]
     if isinstance(code, int) and 0 < code < 200:

@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("members", nargs="+", help="NAME=CHECKPOINT, NAME=CHECKPOINT*SHARE or NAME=DIRECTORY:MEMBER")
-    parser.add_argument("--mirrored", default="", help="members that look at the mirrored face, such as ViTST")
+    parser.add_argument("--mirrored", default="", help="members that look at the mirrored face, kept ones too")
     parser.add_argument("--output", type=Path, required=True, help="directory of weights; its other sets stay")
     parser.add_argument("--version", required=True, help="version of the set")
     parser.add_argument("--set", default="bundled", help="name of the set")

@@ -69,11 +69,10 @@ async def test_both_portraits_moving_and_untouched_stay_below_the_threshold(engi
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_seven_of_ten_seeds_alarm(engine: LocalEngine) -> None:
-    """The goal is eight, for both people. These weights find seven of the astronaut, the eighth hangs on the threshold,
-    and none of the officer (docs/training.md): the floor is what holds, and is to be raised with better weights."""
+async def test_eight_of_ten_seeds_alarm(engine: LocalEngine) -> None:
+    """Of the face that the demo manipulates. (Of the other, a scanned print, these weights find none.)"""
     alarms = [(await watch(engine, people(8.0, seed, manipulated=True)))[1] for seed in range(10)]
-    assert sum(alarms) >= 7, alarms
+    assert sum(alarms) >= 8, alarms
 
 
 async def test_the_shipped_seed_alarms(engine: LocalEngine) -> None:
