@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from streamwatch import __version__
 from streamwatch.config import Config, StreamSettings, load
 from streamwatch.demo.canary import canary_clip, is_canary
-from streamwatch.domain import Alert, AlertEvent, AlertPhase, Review
+from streamwatch.domain import Alert, AlertEvent, AlertPhase, Instant, Review
 from streamwatch.errors import ConfigError, NotFound
 from streamwatch.fleet import Fleet
 from streamwatch.history.store import History
@@ -141,7 +141,11 @@ class ServiceControl:
     async def review_alert(self, alert: str, review: Review, note: str, by: str) -> Alert:
         before = await self._rooms.history.alerts.alert(alert)
         after = await self._rooms.history.alerts.review(alert, review, note, by)
-        self._rooms.results.rules.reviewed(after)
+        rules = self._rooms.results.rules
+        rules.reviewed(after)
+        if after.active and all(alert.id != after.id for alert in rules.active):
+            # It is over, and the database has not heard of it yet: the page must not open it again.
+            after = replace(after, resolved_at=Instant(time.monotonic(), time.time()))
         self._rooms.results.alert(AlertEvent(AlertPhase.UPDATED, before, after))
         return after
 

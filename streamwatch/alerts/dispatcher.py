@@ -120,11 +120,16 @@ class Dispatcher:
         """After `run` was cancelled: records what came last, so that the next run delivers it, and closes the sinks."""
         while self._incoming or self._unrecorded:
             source = self._unrecorded or self._incoming
+            event = source[0]
+            left = source is self._unrecorded
             try:
-                await self._store.record(source[0], () if source is self._unrecorded else self._sinks_for(source[0]))
+                await self._store.record(event, self._memory.waiting_for(event) if left else self._sinks_for(event))
             except StorageError as error:
-                log.error("alerts: %d events could not be recorded: %s", len(self._incoming), error)
+                lost = len(self._incoming) + len(self._unrecorded)
+                log.error("alerts: %d events could not be recorded: %s", lost, error)
+                self._observer.history_lost("alert_events", lost)
                 break
+            self._memory.hand_over(event)
             source.popleft()
         for name, post in self._posts.items():
             try:
@@ -148,10 +153,13 @@ class Dispatcher:
 
     async def _catch_up(self) -> bool:
         while self._unrecorded:
+            event = self._unrecorded[0]
             try:
-                await self._store.record(self._unrecorded[0], ())
+                # What has not left by memory yet goes on by the database: a restart must not lose it.
+                await self._store.record(event, self._memory.waiting_for(event))
             except StorageError:
                 return False
+            self._memory.hand_over(event)
             self._unrecorded.popleft()
             if not self._unrecorded:
                 self._report(AlertKind.STORAGE, "outbox", None)

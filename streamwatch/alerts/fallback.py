@@ -44,6 +44,15 @@ class MemoryOutbox:
             seen.add(alert)
         return found
 
+    def waiting_for(self, event: AlertEvent) -> list[str]:
+        """The sinks that this event has not reached yet."""
+        return [sink for sink, rows in self._rows.items() if any(row.event is event for row in rows)]
+
+    def hand_over(self, event: AlertEvent) -> None:
+        """The durable outbox has it now."""
+        for sink, rows in self._rows.items():
+            self._rows[sink] = deque(row for row in rows if row.event is not event)
+
     def delivered(self, delivery: Delivery) -> None:
         self._rows[delivery.sink] = deque(r for r in self._rows[delivery.sink] if r.id != delivery.id)
 

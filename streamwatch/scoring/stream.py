@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -106,6 +107,8 @@ class StreamScoring:
             track, quality = scored.face.track, scored.face.quality
             if track is None or track not in self._windows or _gated(scored.face):
                 continue
+            if not all(map(math.isfinite, (scored.logit, *scored.members.values()))):
+                continue  # a network that overflowed has said nothing; the coverage shows it
             weight = quality.weight if quality is not None else 1.0
             self._windows[track].add(Sample(now.mono, scored.logit, weight, dict(scored.members)))
             newest[track] = scored

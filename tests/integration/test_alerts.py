@@ -225,6 +225,31 @@ async def test_alerts_leave_while_the_database_is_down(
     assert len(receiver.told) == 2
 
 
+async def test_what_was_in_memory_survives_a_restart_once_the_database_is_back(
+    history: History, receiver: Receiver
+) -> None:
+    """Database and receiver are down together; the database comes back first, and then the service is restarted."""
+    database = history.scores._database
+    receiver.status = 503
+    sinks = {"hook": {"kind": "webhook", "url": receiver.url}}
+    async with dispatching(history, sinks) as dispatcher:
+        async with database.writing() as connection:
+            await connection.execute(text("ALTER TABLE alerts RENAME TO away"))
+        event = opened("a1")
+        dispatcher.submit(event)
+        dispatcher.submit(resolved(event))
+        await until(lambda: dispatcher.statistics.failed_attempts >= 1)
+        async with database.writing() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO alerts"))
+        await until(lambda: dispatcher.statistics.unrecorded == 0)
+        assert dispatcher.statistics.in_memory == 0
+    seen = len(receiver.told)
+    receiver.status = 200
+    async with dispatching(history, sinks):
+        await until(lambda: len(receiver.told) == seen + 2)
+    assert receiver.told[seen:] == [("a1", "firing"), ("a1", "resolved")]
+
+
 async def test_a_command_gets_the_alert_and_is_killed_when_late(history: History, tmp_path: Path) -> None:
     written = tmp_path / "alert.json"
     save = f"import sys; open({str(written)!r}, 'w').write(sys.stdin.read())"

@@ -93,6 +93,18 @@ def test_the_gate_is_named_while_it_is_the_reason() -> None:
     assert (stale.reason, stale.gate) == (UnknownReason.STALE, None)
 
 
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_counts_as_none(nonsense: float) -> None:
+    driver = Driver()
+    driver.frames(8, [FACE], [3.0])
+    score = driver.frames(2, [FACE], [nonsense])
+    assert score.verdict is Verdict.FAKE
+    assert score.coverage == pytest.approx(0.8, abs=0.1)
+    assert score.score == pytest.approx(0.9526, abs=1e-4)
+    assert score.tracks[0].logit is None
+    assert driver.frames(30, [FACE], [nonsense]).verdict is Verdict.UNKNOWN
+
+
 def test_stale_after_some_seconds_without_a_frame() -> None:
     driver = Driver()
     driver.frames(10, [FACE], [3.0])
