@@ -61,13 +61,6 @@ class Latest(Generic[T]):
             self._closed = True
         self._wake()
 
-    def clear(self) -> int:
-        """Drops what is held and returns how many items that were; the caller counts them."""
-        with self._lock:
-            count = len(self._items)
-            self._items.clear()
-        return count
-
     def __len__(self) -> int:
         return len(self._items)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,7 +12,8 @@ import pytest
 from streamwatch.camera import Camera
 from streamwatch.domain import DropReason
 from tests.fakes.ingest import Watch, ingest_settings, source_threads, until
-from tests.fakes.patterns import clip, turned
+from tests.fakes.patterns import clip, playlist, turned
+from tests.fakes.web import WebServer
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +84,18 @@ async def test_what_a_server_sends_at_once_on_connecting_is_not_taken_for_live()
                 assert apart, "the two saw no picture in common"
                 assert max(apart) < 0.3, apart
                 assert second.sink.drops[DropReason.STALE] >= 5
+
+
+@pytest.mark.slow
+async def test_a_live_playlist_whose_time_begins_anew_is_neither_rushed_nor_held_up() -> None:
+    """The recording behind it is repeated every six seconds, with a discontinuity: its timestamps fall by six."""
+    async with WebServer(playlist().parent) as server, Watch(server.url + "/live.m3u8") as watch:
+        await watch.live()
+        began, before = time.monotonic(), watch.sink.offered
+        taken = []
+        while time.monotonic() - began < 14.0:
+            await asyncio.sleep(0.1)
+            taken.append(watch.sink.pictures[-1].taken_at)
+        elapsed = time.monotonic() - began
+        assert watch.sink.offered - before == pytest.approx(5.0 * elapsed, rel=0.3)
+        assert max(b - a for a, b in pairwise(taken)) < 2.5

@@ -83,14 +83,6 @@ async def test_every_item_of_many_threads_is_taken_or_counted() -> None:
     assert taken + replaced[0] == 2000
 
 
-async def test_clear_returns_how_many_were_dropped() -> None:
-    box = Latest[int](asyncio.get_running_loop(), lambda _: None, capacity=2)
-    box.offer(1)
-    box.offer(2)
-    assert box.clear() == 2
-    assert len(box) == 0
-
-
 def test_capacity_must_be_positive() -> None:
     loop = asyncio.new_event_loop()
     with pytest.raises(ValueError, match="at least 1"):
