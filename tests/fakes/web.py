@@ -70,8 +70,8 @@ class WebServer:
             writer.write(b"HTTP/1.1 302 Found\r\nLocation: /clip.mp4\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         elif path == "/hang":
             await asyncio.sleep(3600)
-        elif path.startswith("/mjpeg"):
-            await self._mjpeg(writer, float(path.partition("-")[2] or 25))
+        elif motion := re.fullmatch(r"/mjpeg(?:-(\d+))?", path):
+            await self._mjpeg(writer, float(motion[1] or 25))
         elif path == "/live.m3u8":
             _answer(writer, "200 OK", self._window().encode(), "application/vnd.apple.mpegurl")
         elif (self._directory / path[1:]).is_file():
