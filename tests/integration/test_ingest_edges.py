@@ -178,3 +178,13 @@ async def test_motion_jpeg_over_http_is_timed_by_its_arrivals(fps: float, tmp_pa
         ages = [picture.taken_at - picture.captured_at.mono for picture in watch.sink.pictures[-5:]]
         assert max(ages) < 0.5
         assert watch.sink.infos[-1].fps == pytest.approx(fps, rel=0.25)
+
+
+async def test_a_codec_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    """A real file whose video claims a codec that FFmpeg has no decoder for."""
+    odd = tmp_path / "odd.webm"
+    odd.write_bytes(clip("libvpx").read_bytes().replace(b"V_VP8", b"V_XQ8"))
+    async with Watch(f"file:{odd}") as watch:
+        status = await watch.failed(FailureReason.CODEC_UNSUPPORTED)
+        assert status.detail == f"file:{odd}: no decoder for its video codec"
+        assert watch.state is StreamState.RECONNECTING
