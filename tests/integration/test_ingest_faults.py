@@ -253,7 +253,7 @@ async def test_what_is_no_video_is_named(tmp_path: Path) -> None:
         f"file:{sound()}": (R.NO_VIDEO, "only audio"),
         f"file:{noise}": (R.CONNECTION_FAILED, "not a video"),
         f"file:{tmp_path}/none.mp4": (R.NOT_FOUND, "no such file"),
-        "webcam:/dev/video97": (R.NOT_FOUND, "no such"),
+        "webcam:/dev/video97": (R.DEVICE_MISSING, "no such device"),
         f"rtsp://127.0.0.1:{_free_port()}/x": (R.CONNECTION_FAILED, "refused"),
         "rtsp://me:pw-of-mine@no-such-host.invalid/x": (R.CONNECTION_FAILED, "resolved"),
     }
