@@ -75,7 +75,7 @@ const sentence = (word) => plain(word).charAt(0).toUpperCase() + plain(word).sli
 
 export const stateWord = (state) => STATES[state] ?? sentence(state ?? "unknown");
 export const failureWords = (reason) => (reason ? (FAILURES[reason] ?? plain(reason)) : "");
-export const unknownWords = (reason, gate = null) => (reason === "low_quality" && GATES[gate]) || UNKNOWN[reason] ?? (reason ? sentence(reason) : "Not enough to judge");
+export const unknownWords = (reason, gate = null) => ((reason === "low_quality" && GATES[gate]) || UNKNOWN[reason]) ?? (reason ? sentence(reason) : "Not enough to judge");
 export const kindWords = (kind) => KINDS[kind] ?? sentence(kind);
 
 /** Two decimals: a third would claim a precision that no detector has; and never 0.00 or 1.00, which would claim certainty. */
