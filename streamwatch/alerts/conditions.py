@@ -87,6 +87,13 @@ class FaceCondition(Base):
     def __init__(self, rule: RuleSettings) -> None:
         super().__init__(rule)
         self._last: tuple[float, Reading] | None = None
+        self._fired: set[int] | None = None
+        """tracks that fired and have not fallen below the release since; None before the first"""
+
+    def _remember(self, firing: Collection[int], held: Collection[int]) -> None:
+        """`held`: the tracks that are not known to lie below the release."""
+        if firing or self._fired is not None:
+            self._fired = {*(self._fired or ()), *firing}.intersection(held)
 
     def tick(self, now: Instant) -> Reading | None:
         if self._last is None:  # an alert of an earlier run may wait for a stream that never comes
@@ -107,8 +114,6 @@ class WindowCondition(FaceCondition):
         super().__init__(rule)
         self._hysteresis = hysteresis
         self._since: dict[int, float] = {}
-        self._fired: set[int] | None = None
-        """tracks that fired and have not fallen below the release since; None before the first"""
 
     def score(self, score: StreamScore) -> Reading:
         threshold = score.threshold if self.rule.threshold is None else self.rule.threshold
@@ -125,11 +130,7 @@ class WindowCondition(FaceCondition):
         firing = tuple(sorted(t for t in above if score.at.mono - self._since[t] >= self.rule.for_))
         if not known:
             return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
-        if firing:
-            self._fired = {*(self._fired or ()), *firing}
-        if self._fired is not None:
-            high = {t.track for t, value in known if value >= release}
-            self._fired &= high | unknown
+        self._remember(firing, unknown | {t.track for t, value in known if value >= release})
         mood, about = _held(firing, self._fired, above, {t.track: value for t, value in known}, unknown, release)
         worst, value = max(((t, value) for t, value in known if t.track in about), key=lambda pair: pair[1])
         summary = f"Face {worst.track} on {score.stream}: score {value:.2f}, threshold {threshold:.2f}"
@@ -171,7 +172,6 @@ class CusumCondition(FaceCondition):
     def __init__(self, rule: RuleSettings) -> None:
         super().__init__(rule)
         self._sums: dict[int, _Sum] = {}
-        self._fired: set[int] | None = None
 
     def score(self, score: StreamScore) -> Reading:
         threshold = CUSUM_THRESHOLD if self.rule.threshold is None else self.rule.threshold
@@ -185,10 +185,7 @@ class CusumCondition(FaceCondition):
         if not ready:
             return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
         firing = tuple(sorted(k for k, value in ready.items() if value >= threshold))
-        if firing:
-            self._fired = {*(self._fired or ()), *firing}
-        if self._fired is not None:
-            self._fired &= {k for k, value in ready.items() if value >= release}
+        self._remember(firing, {k for k, value in ready.items() if value >= release})
         mood, about = _held(firing, self._fired, (), ready, (), release)
         worst = max(about, key=lambda k: ready[k])
         summary = f"Face {worst} on {score.stream}: accumulated evidence {ready[worst]:.0f}, threshold {threshold:.0f}"

@@ -84,9 +84,12 @@ class WhepSource:
                     draining.cancel()
                     await asyncio.wait([draining])
                 # Both together in bounded time: a server that we cannot reach forgets us by itself in the end.
-                with contextlib.suppress(httpx.HTTPError, TimeoutError):
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_GOODBYE):
-                        await asyncio.gather(close(connection), self._leave(client, session))
+                        goodbyes = close(connection), self._leave(client, session)
+                        await asyncio.gather(
+                            *goodbyes, return_exceptions=True
+                        )  # one that fails must not orphan the other
 
     async def _leave(self, client: httpx.AsyncClient, session: str | None) -> None:
         if session is not None:
