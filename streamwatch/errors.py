@@ -16,6 +16,7 @@ StreamWatchError
 ├── Overloaded               a bounded queue is full and may not drop
 ├── MediaError               a recorded file (scan) that cannot be read: exit 3 at the end
 ├── StorageError             the database or a file of ours cannot be read or written
+│   └── RecordRefused        the database works, and refuses this record for what it holds: again would not help
 ├── DeliveryFailed           one attempt of one sink; `retryable` says whether another may help
 ├── EvidenceInvalid          a hash, the chain or the signature does not hold: exit 5
 ├── NotFound / Conflict      what was asked for is not there, or is there already
@@ -106,6 +107,10 @@ class MediaError(StreamWatchError):
 
 
 class StorageError(StreamWatchError):
+    pass
+
+
+class RecordRefused(StorageError):
     pass
 
 

@@ -19,7 +19,7 @@ from streamwatch.alerts.fallback import MemoryOutbox
 from streamwatch.alerts.sinks import AlertSink
 from streamwatch.config import SinkSettings
 from streamwatch.domain import AlertEvent, AlertKind, Severity
-from streamwatch.errors import DeliveryFailed, StorageError
+from streamwatch.errors import DeliveryFailed, RecordRefused, StorageError
 from streamwatch.observer import NullObserver, Observer
 from streamwatch.protocols import AlertStore, Delivery
 
@@ -124,6 +124,8 @@ class Dispatcher:
             left = source is self._unrecorded
             try:
                 await self._store.record(event, self._memory.waiting_for(event) if left else self._sinks_for(event))
+            except RecordRefused as error:
+                self._refused(event, error)
             except StorageError as error:
                 lost = len(self._incoming) + len(self._unrecorded)
                 log.error("alerts: %d events could not be recorded: %s", lost, error)
@@ -157,9 +159,11 @@ class Dispatcher:
             try:
                 # What has not left by memory yet goes on by the database: a restart must not lose it.
                 await self._store.record(event, self._memory.waiting_for(event))
+                self._memory.hand_over(event)
+            except RecordRefused as error:  # it stays in memory until it has been delivered
+                self._refused(event, error)
             except StorageError:
                 return False
-            self._memory.hand_over(event)
             self._unrecorded.popleft()
             if not self._unrecorded:
                 self._report(AlertKind.STORAGE, "outbox", None)
@@ -175,6 +179,9 @@ class Dispatcher:
             if not self._recorded:  # what an earlier run said of it is over
                 self._recorded = True
                 self._report(AlertKind.STORAGE, "outbox", None)
+        except RecordRefused as error:
+            self._refused(event, error)
+            self._memory.record(event, sinks)
         except StorageError as error:
             if not self._unrecorded:
                 log.error("alerts: the outbox cannot be written (%s); delivering from memory", error)
@@ -195,6 +202,10 @@ class Dispatcher:
         rank = _RANK[event.after.severity]
         return [n for n, p in self._posts.items() if rank >= _RANK[p.settings.min_severity]]
 
+    def _refused(self, event: AlertEvent, error: RecordRefused) -> None:
+        log.error("alerts: %s is not in the history: %s", event.after.id, error)
+        self._lose()
+
     def _lose(self) -> None:
         self._lost += 1
         self._observer.history_lost("alert_events", 1)
@@ -204,15 +215,17 @@ class Dispatcher:
     async def _serve(self, name: str, post: _Post) -> None:
         while True:
             post.wake.clear()
-            due = await self._due(name)
-            if not due:
-                await _wait(post.wake, max(0.01, min(POLL, post.next_try - time.time())))
-                if self._group_wait:
-                    await asyncio.sleep(self._group_wait)
+            groups = _by_stream(await self._due(name))
+            # A stream's deliveries gather from the first of them on.
+            ripe_at = [min(d.created_at for d in group) + self._group_wait for group in groups]
+            now = time.time()
+            if all(at > now for at in ripe_at):
+                await _wait(post.wake, max(0.01, min([now + POLL, post.next_try, *ripe_at]) - now))
                 continue
             post.next_try = float("inf")
-            for group in _by_stream(due):
-                await self._attempt(name, post, group)
+            for group, at in zip(groups, ripe_at, strict=True):
+                if at <= now:
+                    await self._attempt(name, post, group)
 
     async def _due(self, name: str) -> list[Delivery]:
         now = time.time()

@@ -12,10 +12,10 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from streamwatch.errors import ConfigError, StorageError
+from streamwatch.errors import ConfigError, RecordRefused, StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 PATIENCE = 10.0
@@ -110,11 +110,24 @@ async def _translated(name: str) -> AsyncIterator[None]:
     except SQLAlchemyError as error:
         # The driver's own words: SQLAlchemy's add the statement and its parameters.
         cause = getattr(error, "orig", None) or error
-        raise StorageError(f"database {name}: {_short(cause)}") from error
+        kind = RecordRefused if _by_content(error) else StorageError
+        raise kind(f"database {name}: {_short(cause)}") from error
     except TimeoutError as error:
         raise StorageError(f"database {name}: no answer within {PATIENCE:.0f} s") from error
     except OSError as error:
         raise StorageError(f"database {name}: {error.strerror or error}") from error
+    except (ValueError, OverflowError) as error:  # by a driver, of a value that it cannot express
+        raise RecordRefused(f"database {name}: {_short(error)}") from error
+
+
+def _by_content(error: SQLAlchemyError) -> bool:
+    """Whether the database is well and the record is at fault."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, StatementError)  # a value that could not even be bound
+    # PostgreSQL's classes 22 and 23 are data exceptions and violated constraints, asyncpg's own check is a ValueError.
+    state = getattr(error.orig, "sqlstate", None) or ""
+    own = isinstance(getattr(error.orig, "__cause__", None), ValueError)
+    return isinstance(error, DataError | IntegrityError) or state[:2] in ("22", "23") or own
 
 
 def _short(error: BaseException) -> str:

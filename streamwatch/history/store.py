@@ -7,12 +7,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamwatch.config import HistorySettings
 from streamwatch.domain import AlertKind, StreamScore, StreamStatus
-from streamwatch.errors import StorageError
+from streamwatch.errors import RecordRefused, StorageError
 from streamwatch.history.alerts import SqlAlertStore
 from streamwatch.history.database import Database
 from streamwatch.history.rows import Row, score_row, status_row
@@ -110,13 +110,31 @@ class History:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
-                await self._table.write(
-                    {table.name: [r for name, r in batch if name == table.name] for table in (scores, events)}
-                )
+                await self._write(batch)
+            except RecordRefused:
+                await self._write_each(batch)
             except BaseException:
                 self._put_back(batch)
                 raise
-            self._written += len(batch)
+
+    async def _write(self, batch: Sequence[tuple[str, Row]]) -> None:
+        await self._table.write(
+            {table.name: [r for name, r in batch if name == table.name] for table in (scores, events)}
+        )
+        self._written += len(batch)
+
+    async def _write_each(self, batch: list[tuple[str, Row]]) -> None:
+        """One row is refused for what it holds: it is lost, and holds up no other."""
+        while batch:
+            try:
+                await self._write(batch[:1])
+            except RecordRefused as error:
+                log.error("history: a row of %s is lost: %s", batch[0][0], error)
+                self._lose(1)
+            except BaseException:
+                self._put_back(batch)
+                raise
+            del batch[0]
 
     async def _try(self) -> bool:
         try:

@@ -93,6 +93,17 @@ async def test_scores_come_back_in_order(history: History) -> None:
     assert [p.at - WALL for p in newest] == [2]
 
 
+async def test_a_row_that_the_database_refuses_is_lost_alone(
+    history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    for t, stream in enumerate(("lobby", "no text: \udcff", "lobby")):
+        history.score(stream_score(t, 0.1 * t, stream=stream))
+    await history.flush()
+    assert [p.at - WALL for p in await history.scores.points("lobby", WALL, WALL + 10, limit=9)] == [0, 2]
+    assert (history.statistics.written, history.statistics.lost, history.statistics.waiting) == (2, 1, 0)
+    assert "a row of scores is lost" in caplog.text
+
+
 async def test_thinning_keeps_extremes_and_the_worst_verdict(history: History) -> None:
     start = -(WALL % 60)  # the beginning of a minute
     for t in range(120):
