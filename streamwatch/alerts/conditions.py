@@ -275,21 +275,31 @@ class NoFace(Held):
 
 
 class Canary(Base):
-    """The canary stream shows real and fake by turns, so within `for` seconds both verdicts must have been given.
-    When one of them stops coming, the detector itself has failed, whatever the reason."""
+    """Within `for` seconds each known answer must have been given: the canary's left face is real and fake by turns, its
+    right face is always real. When one stops coming, the detector itself has failed, whatever the reason: one that only
+    took real for fake would still give both verdicts."""
+
+    _ANSWERS = {
+        ("left", Verdict.FAKE): "its left face was not judged fake",
+        ("left", Verdict.REAL): "its left face was not judged real",
+        ("right", Verdict.REAL): "its right face, which is always real, was not judged real",
+    }
 
     def __init__(self, rule: RuleSettings, stream: str) -> None:
         super().__init__(rule)
         self._stream = stream
         self._period = rule.for_ or CANARY_PERIOD
-        self._seen: dict[str, float] = {}
+        self._seen: dict[tuple[str, Verdict], float] = {}
         self._live = True
 
     def score(self, score: StreamScore) -> Reading:
-        if score.verdict is Verdict.FAKE:
-            self._seen["fake"] = score.at.mono
-        elif score.verdict is Verdict.REAL:
-            self._seen["real"] = score.at.mono
+        middle = score.frame_size[0] / 2 if score.frame_size is not None else float("inf")
+        worst: dict[str, TrackScore] = {}
+        for track in score.tracks:
+            side = "left" if track.box.x0 + track.box.x1 < 2 * middle else "right"
+            if track.confirmed and track.score is not None:
+                worst[side] = max(track, worst.get(side, track), key=lambda t: t.score or 0.0)
+        self._seen |= {(side, track.verdict): score.at.mono for side, track in worst.items()}
         return self._reading(score.at)
 
     def status(self, status: StreamStatus) -> Reading | None:
@@ -302,12 +312,11 @@ class Canary(Base):
         return self._reading(now) if self._live else Reading(Mood.UNKNOWN, 0.0, self._period)
 
     def _reading(self, at: Instant) -> Reading:
-        ages = {name: at.mono - self._seen.setdefault(name, at.mono) for name in ("fake", "real")}
-        missing = max(ages, key=lambda name: ages[name])
+        ages = {answer: at.mono - self._seen.setdefault(answer, at.mono) for answer in self._ANSWERS}
+        missing = max(ages, key=lambda answer: ages[answer])
         mood = Mood.FIRING if ages[missing] > self._period else Mood.CLEAR
-        summary = (
-            f"The canary {self._stream} was not judged {missing} for {ages[missing]:.0f} s: the detector is failing"
-        )
+        said = f"{self._ANSWERS[missing]} for {ages[missing]:.0f} s"
+        summary = f"The canary {self._stream} does not give the answers that are known: {said}; the detector is failing"
         return Reading(mood, ages[missing], self._period, summary)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.config import AlertSettings, ScoringSettings
+from streamwatch.demo.canary import canary_clip
 from streamwatch.demo.clip import DEFAULT_SEED
 from streamwatch.domain import AlertPhase, Frame, FrameScores, Image, Instant, StreamScore
 from streamwatch.inference.engine import EngineSettings, LocalEngine
@@ -38,13 +39,13 @@ def sampled(clip: Path) -> Iterator[tuple[float, Image]]:
                 yield index / 25, np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
-async def watch(engine: LocalEngine, clip: Path) -> tuple[list[StreamScore], bool]:
-    """The verdicts after each frame with the shipped settings, and whether the shipped rule opened an alert."""
+async def watch(engine: LocalEngine, clip: Path, alerts: AlertSettings | None = None) -> tuple[list[StreamScore], bool]:
+    """The verdicts after each frame with the shipped settings, and whether a rule (the shipped ones) opened an alert."""
     record = engine.weights.record
     settings = ScoringSettings()
     scoring = StreamScoring("demo", settings, Levelling(engine.threshold, record.disagreement_p99, FPS))
     ids = itertools.count()
-    rules = RuleEngine(AlertSettings(), hysteresis=settings.hysteresis, new_id=lambda: str(next(ids)))
+    rules = RuleEngine(alerts or AlertSettings(), hysteresis=settings.hysteresis, new_id=lambda: str(next(ids)))
     verdicts, alarmed = [], False
     for seq, (t, image) in enumerate(sampled(clip)):
         frame = Frame("demo", seq, Instant(1000.0 + t, 1e9 + t), t, image)
@@ -73,6 +74,15 @@ async def test_eight_of_ten_seeds_alarm(engine: LocalEngine) -> None:
     """Of the face that the demo manipulates. (Of the other, a scanned print, these weights find none.)"""
     alarms = [(await watch(engine, people(8.0, seed, manipulated=True)))[1] for seed in range(10)]
     assert sum(alarms) >= 8, alarms
+
+
+@pytest.mark.slow
+async def test_the_canary_gives_its_known_answers(engine: LocalEngine) -> None:
+    """Within one turn of its loop, which is less than half of what the rule grants by default."""
+    rule = {"kind": "canary", "for": 46.0, "streams": ["demo"]}
+    verdicts, alarmed = await watch(engine, canary_clip(), AlertSettings.model_validate({"rules": {"canary": rule}}))
+    assert len(verdicts) > 46 * FPS
+    assert not alarmed
 
 
 async def test_the_shipped_seed_alarms(engine: LocalEngine) -> None:

@@ -10,7 +10,18 @@ import pytest
 
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.config import AlertSettings
-from streamwatch.domain import AlertEvent, AlertKind, AlertPhase, Instant, Review, Severity, StreamState, UnknownReason
+from streamwatch.domain import (
+    AlertEvent,
+    AlertKind,
+    AlertPhase,
+    Box,
+    Instant,
+    Review,
+    Severity,
+    StreamScore,
+    StreamState,
+    UnknownReason,
+)
 from streamwatch.errors import ConfigError
 from tests.fakes.records import instant, status, stream_score
 
@@ -156,14 +167,33 @@ def test_no_face_for() -> None:
     assert told(rules.on_score(stream_score(72, 0.1))) == [("resolved", 72)]
 
 
-def test_canary_must_see_both_verdicts() -> None:
+@pytest.mark.parametrize(
+    ("left_real", "left_fake", "right", "missing"),
+    [
+        (0.1, 0.1, 0.1, "left face was not judged fake"),
+        (0.9, 0.9, 0.1, "left face was not judged real"),
+        (0.9, 0.1, 0.9, "right face, which is always real, was not judged real"),
+        (0.1, 0.9, None, "right face, which is always real, was not judged real"),
+    ],
+    ids=["blind", "paranoid", "inverted", "half-blind"],
+)
+def test_the_canary_must_give_every_known_answer(
+    left_real: float, left_fake: float, right: float | None, missing: str
+) -> None:
+    def canary(t: float, left: float, other: float | None) -> StreamScore:
+        score = stream_score(t, left, other, stream="canary")
+        tracks = (score.tracks[0], replace(score.tracks[1], box=Box(900, 100, 1000, 220)))
+        return replace(score, tracks=tracks, frame_size=(1280, 720))
+
     rules = engine({"kind": "canary", "for": 60.0, "streams": ["canary"]})
-    healthy = [stream_score(t, 0.9 if (t // 20) % 2 else 0.1, stream="canary") for t in range(0, 300, 2)]
+    healthy = [canary(t, 0.9 if (t // 20) % 2 else 0.1, 0.2) for t in range(0, 300, 2)]
     assert not [e for s in healthy for e in rules.on_score(s)]
-    blind = [stream_score(t, 0.1, stream="canary") for t in range(300, 400, 2)]
-    events = [e for s in blind for e in rules.on_score(s)]
-    assert [(e.phase, e.after.kind) for e in events] == [(AlertPhase.OPENED, AlertKind.CANARY)]
-    assert "not judged fake" in events[0].after.summary
+    failing = [canary(t, left_fake if (t // 20) % 2 else left_real, right) for t in range(300, 400, 2)]
+    events = [e for s in failing for e in rules.on_score(s)]
+    assert [(e.phase, e.after.kind) for e in events if e.phase is AlertPhase.OPENED] == [
+        (AlertPhase.OPENED, AlertKind.CANARY)
+    ]
+    assert missing in events[0].after.summary
 
 
 def test_the_canary_never_alarms_as_a_face() -> None:
