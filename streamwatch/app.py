@@ -130,7 +130,7 @@ class Service:
                 rooms.results,
                 lambda url: check_url(url, allowed, context.reaper),
                 lambda: self.pacer.budget,
-                rooms.evidence.directory if rooms.evidence is not None else lambda alert: None,
+                rooms.evidence.directories if rooms.evidence is not None else lambda alert: [],
                 gateway,
             ),
             self._settled,

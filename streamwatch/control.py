@@ -25,7 +25,15 @@ from streamwatch.monitor import StreamMonitor, drops
 from streamwatch.protocols import WhipGateway
 from streamwatch.results import Results
 from streamwatch.server.hub import Hub
-from streamwatch.server.ports import AlertQuery, ReloadReport, ScorePoint, ScoreQuery, StreamStatistics, StreamView
+from streamwatch.server.ports import (
+    AlertQuery,
+    DeliveryView,
+    ReloadReport,
+    ScorePoint,
+    ScoreQuery,
+    StreamStatistics,
+    StreamView,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +45,7 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 @dataclass(frozen=True, slots=True)
 class ControlledRooms:
-    """What the control reaches into. `evidence` gives the directory of an alert's bundle, or None."""
+    """What the control reaches into. `evidence` gives the directories of an alert's bundles, if any."""
 
     fleet: Fleet
     engine: LocalEngine
@@ -46,7 +54,7 @@ class ControlledRooms:
     results: Results
     allow: Allow
     budget: Callable[[], float | None]
-    evidence: Callable[[str], Path | None]
+    evidence: Callable[[str], Sequence[Path]]
     whip: WhipGateway | None = None
 
 
@@ -149,11 +157,17 @@ class ServiceControl:
         self._rooms.results.alert(AlertEvent(AlertPhase.UPDATED, before, after))
         return after
 
-    async def evidence(self, alert: str) -> Path:
-        directory = self._rooms.evidence(alert)
-        if directory is None:
+    async def deliveries(self, alert: str) -> Sequence[DeliveryView]:
+        found = await self._rooms.history.alerts.deliveries(alert)
+        return [
+            DeliveryView(d.sink, d.sequence, d.state, d.attempts, d.created_at, d.finished_at, d.error) for d in found
+        ]
+
+    async def evidence(self, alert: str) -> Sequence[Path]:
+        directories = await asyncio.to_thread(self._rooms.evidence, alert)
+        if not directories:
             raise NotFound(f"there is no evidence of the alert {alert!r}")
-        return directory
+        return directories
 
     # --- the service -------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ the next start finds that it follows from the chain's end, and enters it.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -67,9 +68,11 @@ class Sealer:
         """The hash of the chain's newest line."""
         return self._chain.head
 
-    def directory(self, alert: str) -> Path | None:
-        path = self._root / Path(alert).name
-        return path if (path / MANIFEST).is_file() else None
+    def directories(self, alert: str) -> list[Path]:
+        """The alert's bundle, then those of faces that joined it, by their tracks. Empty: it is not sealed yet."""
+        own = self._root / Path(alert).name
+        joined = sorted(self._root.glob(f"{glob.escape(own.name)}+*"), key=lambda path: int(path.name.split("+")[-1]))
+        return [path for path in (own, *joined) if (path / MANIFEST).is_file()] if (own / MANIFEST).is_file() else []
 
     def begin(self, alert: str) -> Path:
         """An empty directory to write into."""

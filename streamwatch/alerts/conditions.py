@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from streamwatch.config import RuleSettings
 from streamwatch.domain import (
@@ -275,11 +275,11 @@ class NoFace(Held):
 
 
 class Canary(Base):
-    """Within `for` seconds each known answer must have been given: the canary's left face is real and fake by turns, its
-    right face is always real. When one stops coming, the detector itself has failed, whatever the reason: one that only
-    took real for fake would still give both verdicts."""
+    """Within `for` seconds each known answer must have been given: the canary's left face is real and fake by turns,
+    its right face is always real. When one stops coming, the detector itself has failed, whatever the reason: one that
+    took real for fake, and fake for real, would still give both verdicts by turns."""
 
-    _ANSWERS = {
+    _ANSWERS: ClassVar = {
         ("left", Verdict.FAKE): "its left face was not judged fake",
         ("left", Verdict.REAL): "its left face was not judged real",
         ("right", Verdict.REAL): "its right face, which is always real, was not judged real",

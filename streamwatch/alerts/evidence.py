@@ -117,9 +117,9 @@ class Evidence:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def directory(self, alert: str) -> Path | None:
-        """Where an alert's bundle lies, once it is sealed."""
-        return self._sealer.directory(alert)
+    def directories(self, alert: str) -> list[Path]:
+        """Where an alert's bundle lies, once it is sealed, and those of the faces that joined."""
+        return self._sealer.directories(alert)
 
     async def run(self) -> None:
         """Removes what is too old or too much, once an hour; at the end seals at once what was waiting for its

@@ -98,6 +98,19 @@ class ReloadReport:
     restart_needed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """One event on its way to one sink: `state` pending, delivered or dead (given up). Times are Unix seconds."""
+
+    sink: str
+    sequence: int
+    state: str
+    attempts: int
+    created_at: float
+    finished_at: float | None
+    error: str
+
+
 class Control(Protocol):
     """All methods are called on the event loop; those that are not async return at once."""
 
@@ -127,8 +140,13 @@ class Control(Protocol):
     async def review_alert(self, alert: str, review: Review, note: str, by: str) -> Alert:
         """Raises NotFound. The change also reaches the hub as an `updated` event."""
 
-    async def evidence(self, alert: str) -> Path:
-        """The directory of the alert's bundle. Raises NotFound where there is none (yet)."""
+    async def deliveries(self, alert: str) -> Sequence[DeliveryView]:
+        """How far each event of the alert has come, by sink and sequence; empty where no sink is told of it."""
+
+    async def evidence(self, alert: str) -> Sequence[Path]:
+        """The directory of the alert's bundle, then those of faces that joined it; each is named after its bundle,
+        `ALERT+TRACK` for a face that joined, which may be asked for by itself. Raises NotFound where there is none
+        (yet)."""
 
     def config(self) -> Config:
         """What holds now, streams added by the API included."""

@@ -16,7 +16,7 @@ from streamwatch.domain import AlertKind, Review
 from streamwatch.errors import ConfigError
 from streamwatch.redact import display_url
 from streamwatch.server.messages import info_record, iso, ratio
-from streamwatch.server.ports import ReloadReport, ScorePoint, StreamStatistics, StreamView
+from streamwatch.server.ports import DeliveryView, ReloadReport, ScorePoint, StreamStatistics, StreamView
 from streamwatch.server.wire import InfoRecord, ScoreMessage
 
 T = TypeVar("T")
@@ -172,6 +172,21 @@ class EvidenceRecord(TypedDict):
     alert: str
     files: list[EvidenceFile]
     zip: str
+    joined: list[str]
+
+
+class DeliveryRecord(TypedDict):
+    sink: str
+    sequence: int
+    state: str
+    attempts: int
+    created_at: str
+    finished_at: str | None
+    error: str
+
+
+class DeliveriesRecord(TypedDict):
+    items: list[DeliveryRecord]
 
 
 class ReloadRecord(TypedDict):
@@ -184,6 +199,18 @@ class ReloadRecord(TypedDict):
 class Readiness(TypedDict):
     ready: bool
     reasons: list[str]
+
+
+def delivery_record(delivery: DeliveryView) -> DeliveryRecord:
+    return {
+        "sink": delivery.sink,
+        "sequence": delivery.sequence,
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "created_at": iso(delivery.created_at),
+        "finished_at": None if delivery.finished_at is None else iso(delivery.finished_at),
+        "error": delivery.error,
+    }
 
 
 def stream_record(view: StreamView, score: ScoreMessage | None) -> StreamRecord:

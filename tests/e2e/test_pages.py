@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from streamwatch.domain import AlertKind, StreamState
+from streamwatch.server.ports import DeliveryView
 from streamwatch.server.tokens import Scope
 from tests.e2e.roles import Role
 from tests.e2e.scripted import Service
@@ -99,6 +101,8 @@ async def test_review_an_alert_with_its_evidence(tab: Open, tmp_path: Path, shot
     async with Service(cast(), tmp_path) as service:
         script = service.script
         alert = script.open_alert("lobby", evidence=bundle(tmp_path / "evidence"))
+        script.bundles[f"{alert.id}+7"] = bundle(tmp_path / f"{alert.id}+7")
+        script.told[alert.id] = [DeliveryView("pager", 1, "dead", 4, time.time() - 60, time.time(), "410 Gone")]
         page = await tab(service.url + "#/alerts")
         down = script.open_alert("desk", AlertKind.STREAM_DOWN)
         await expect(page.locator(".alert-row")).to_have_count(2)  # the second came live
@@ -107,8 +111,11 @@ async def test_review_an_alert_with_its_evidence(tab: Open, tmp_path: Path, shot
         await until(page, "() => document.querySelector('.evidence video')?.videoWidth > 0")
         await page.evaluate("() => { const v = document.querySelector('video'); v.muted = true; return v.play(); }")
         await until(page, "() => document.querySelector('.evidence video').currentTime > 0.1")
+        await expect(page.locator(".joined h3")).to_have_text("Face 7, which joined")
+        await expect(page.locator(".joined video")).to_have_count(1)
+        await expect(page.get_by_label("Deliveries")).to_have_text("pager given up after 4 attempts: 410 Gone")
         async with page.expect_download() as download:
-            await page.get_by_role("link", name="Download all").click()
+            await page.get_by_role("link", name="Download all").first.click()
         assert (await (await download.value).path()).read_bytes()[:2] == b"PK"
         await page.get_by_label("Note on this alert").fill("a film on the lobby’s screen")
         await page.get_by_role("button", name="False alarm", exact=True).click()

@@ -36,7 +36,7 @@ from streamwatch.protocols import WhipGateway
 from streamwatch.server.auth import Access
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions
-from streamwatch.server.ports import AlertQuery, ReloadReport, ScorePoint, ScoreQuery, StreamView
+from streamwatch.server.ports import AlertQuery, DeliveryView, ReloadReport, ScorePoint, ScoreQuery, StreamView
 
 MEMBERS = ("TimmV2", "TimmV2ST", "ViT", "ViTST")
 
@@ -111,6 +111,7 @@ class MemoryControl:
     held: dict[str, Alert] = field(default_factory=dict)
     points: list[ScorePoint] = field(default_factory=list)
     bundles: dict[str, Path] = field(default_factory=dict)
+    told: dict[str, list[DeliveryView]] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     reloading: Callable[[], ReloadReport] = ReloadReport
     whip: WhipGateway | None = None
@@ -182,10 +183,13 @@ class MemoryControl:
         self.hub.alert(AlertEvent(AlertPhase.UPDATED, before, after))
         return after
 
-    async def evidence(self, alert: str) -> Path:
+    async def deliveries(self, alert: str) -> Sequence[DeliveryView]:
+        return self.told.get(alert, [])
+
+    async def evidence(self, alert: str) -> Sequence[Path]:
         if alert not in self.bundles:
             raise NotFound(f"there is no evidence of alert {alert!r}")
-        return self.bundles[alert]
+        return [self.bundles[alert], *(path for name, path in self.bundles.items() if name.startswith(f"{alert}+"))]
 
     def config(self) -> Config:
         return Config(streams=self.settings)

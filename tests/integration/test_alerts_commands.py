@@ -38,7 +38,7 @@ def test_one_test_alert_goes_through_every_sink(tmp_path: Path, capsys: pytest.C
 
 
 def test_evidence_verify_tells_and_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.integration.test_evidence import gather, make
+    from tests.fakes.evidence import gather, make
 
     asyncio.run(gather(make(tmp_path / "evidence"), "a1"))
     assert main(["evidence", "verify", str(tmp_path / "evidence")]) == 0

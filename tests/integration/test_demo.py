@@ -40,7 +40,7 @@ def sampled(clip: Path) -> Iterator[tuple[float, Image]]:
 
 
 async def watch(engine: LocalEngine, clip: Path, alerts: AlertSettings | None = None) -> tuple[list[StreamScore], bool]:
-    """The verdicts after each frame with the shipped settings, and whether a rule (the shipped ones) opened an alert."""
+    """The verdicts after each frame with the shipped settings, and whether a rule (the shipped) opened an alert."""
     record = engine.weights.record
     settings = ScoringSettings()
     scoring = StreamScoring("demo", settings, Levelling(engine.threshold, record.disagreement_p99, FPS))

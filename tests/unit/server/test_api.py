@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from streamwatch.errors import ConfigError, StorageError
-from streamwatch.server.ports import ReloadReport, ScorePoint
+from streamwatch.server.ports import DeliveryView, ReloadReport, ScorePoint
 from tests.fakes.control import alert, frame_scores, stream_score
 from tests.unit.server.conftest import Api
 
@@ -193,6 +193,39 @@ async def test_evidence_is_listed_served_in_ranges_and_zipped(api: Api, tmp_path
     for name in ("link", ".partial", "..%2fa1%2fclip.mp4", "other.mp4"):
         assert (await api.http.get(f"/api/v1/alerts/a1/evidence/{name}")).status_code in {404, 422}
     problem(await api.http.get("/api/v1/alerts/a2/evidence"), 404)
+
+
+async def test_evidence_of_a_face_that_joined_is_named_served_and_zipped_too(api: Api, tmp_path: Path) -> None:
+    for name in ("a1", "a1+7"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(name)
+        api.control.bundles[name] = tmp_path / name
+    own = (await api.http.get("/api/v1/alerts/a1/evidence")).json()
+    assert own["joined"] == ["a1+7"]
+    joined = (await api.http.get("/api/v1/alerts/a1%2B7/evidence")).json()
+    assert (joined["alert"], joined["joined"]) == ("a1+7", [])
+    assert (await api.http.get(joined["files"][0]["href"])).text == "a1+7"
+    with zipfile.ZipFile(io.BytesIO((await api.http.get(own["zip"])).content)) as archive:
+        assert archive.namelist() == ["a1/manifest.json", "a1+7/manifest.json"]
+    problem(await api.http.get("/api/v1/alerts/a1%2Bx/evidence"), 422)
+
+
+async def test_deliveries_say_who_was_told_and_who_was_not(api: Api) -> None:
+    api.control.held["a1"] = alert("a1")
+    assert (await api.http.get("/api/v1/alerts/a1/deliveries")).json() == {"items": []}
+    api.control.told["a1"] = [DeliveryView("hook", 1, "dead", 4, 1e9, 1e9 + 60, "410 Gone")]
+    assert (await api.http.get("/api/v1/alerts/a1/deliveries")).json()["items"] == [
+        {
+            "sink": "hook",
+            "sequence": 1,
+            "state": "dead",
+            "attempts": 4,
+            "created_at": "2001-09-09T01:46:40.000Z",
+            "finished_at": "2001-09-09T01:47:40.000Z",
+            "error": "410 Gone",
+        }
+    ]
+    problem(await api.http.get("/api/v1/alerts/a2/deliveries"), 404)
 
 
 async def test_configuration_is_shown_without_secrets_and_with_a_validator(api: Api) -> None:

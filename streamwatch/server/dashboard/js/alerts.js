@@ -150,8 +150,9 @@ class Alerts {
       this.buttons = [["acknowledged", "Acknowledge"], ["confirmed", "Confirm"], ["false_alarm", "False alarm"]].map(([review, word]) => h("button", { type: "button", "data-review": review, onclick: () => this.#review(alert.id, review) }, word));
       this.reviewFault = h("p", { class: "fault", role: "alert" });
       this.title = h("h2", { class: "plain" });
+      this.told = h("ul", { class: "told", "aria-label": "Deliveries" });
       const review = h("div", { class: "review-bar", hidden: !this.context.may("operate") }, this.note, h("div", { class: "actions" }, this.buttons));
-      this.detail.replaceChildren(this.title, review, this.reviewFault, evidence(alert.id), this.facts);
+      this.detail.replaceChildren(this.title, review, this.reviewFault, evidence(alert.id), this.facts, this.told);
     }
     setText(this.title, alert.summary);
     for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset.review === alert.review));
@@ -165,7 +166,21 @@ class Alerts {
       ["Rule", alert.rule],
       ["Review", `${REVIEWS[alert.review] ?? alert.review}${alert.reviewed_by ? ` by ${alert.reviewed_by}` : ""}`],
     ];
+    this.#tell(alert.id);
     this.facts.replaceChildren(...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  }
+
+  /** Who was told, and who was not: a line for each sink, of its newest event. */
+  async #tell(id) {
+    try {
+      const newest = new Map((await api.deliveries(id)).map((delivery) => [delivery.sink, delivery]));
+      if (this.shown !== id) return;
+      const lines = [...newest.values()].map((delivery) => h("li", { "data-state": delivery.state }, h("strong", {}, delivery.sink), " ", told(delivery)));
+      this.told.replaceChildren(...lines);
+    } catch {
+      // The alert itself is shown; of its deliveries nothing is known then.
+      this.told.replaceChildren();
+    }
   }
 
   async #review(id, review) {
@@ -178,4 +193,11 @@ class Alerts {
       this.reviewFault.textContent = error.message;
     }
   }
+}
+
+function told({ state, attempts, finished_at, error }) {
+  if (state === "delivered") return `told at ${moment(Date.parse(finished_at))}`;
+  const tries = attempts === 1 ? "one attempt" : `${attempts} attempts`;
+  const why = error ? `: ${error}` : "";
+  return state === "dead" ? `given up after ${tries}${why}` : attempts ? `not told yet, ${tries}${why}` : "not told yet";
 }

@@ -63,6 +63,7 @@ export const api = {
   alerts: (filter) => json("GET", `alerts${query(filter)}`),
   alert: (id) => json("GET", `alerts/${segment(id)}`),
   review: (id, review, note) => json("PATCH", `alerts/${segment(id)}`, { json: { review, note } }),
+  deliveries: async (id) => (await json("GET", `alerts/${segment(id)}/deliveries`)).items,
   evidence: (id) => json("GET", `alerts/${segment(id)}/evidence`),
   system: () => json("GET", "system"),
 };

@@ -16,7 +16,7 @@ export function evidence(alert) {
 async function fill(box, alert, attempt) {
   try {
     const bundle = await api.evidence(alert);
-    box.replaceChildren(player(bundle), pictures(bundle), files(bundle));
+    box.replaceChildren(player(bundle), pictures(bundle), files(bundle), ...bundle.joined.map(joined));
   } catch (error) {
     const final = error.status !== 404 || attempt >= ATTEMPTS;
     box.replaceChildren(h("p", { class: "muted" }, error.status === 404 ? (final ? "No evidence was kept for this alert." : "No evidence yet.") : error.message));
@@ -28,6 +28,11 @@ function player(bundle) {
   const clip = bundle.files.find((file) => file.media_type.startsWith("video/"));
   if (!clip) return h("p", { class: "muted" }, "The bundle holds no clip.");
   return h("video", { src: clip.href, controls: true, preload: "metadata", playsinline: true, "aria-label": "Evidence clip" });
+}
+
+/** A face that came to a running alert has a bundle of its own, `ALERT+TRACK`. */
+function joined(id) {
+  return h("section", { class: "joined" }, h("h3", {}, `Face ${id.slice(id.lastIndexOf("+") + 1)}, which joined`), evidence(id));
 }
 
 const CAPTIONS = { worst: "Worst face", worst_heat: "… and where", typical: "Typical face", typical_heat: "… and where" };
