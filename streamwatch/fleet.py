@@ -86,6 +86,7 @@ class Fleet:
             fresh = self._make_monitor(stream, settings)  # may raise: before the old one is given up
             monitor.stop()
             await self._ended(stream)
+            fresh.succeed(monitor)
             return self._run(stream, fresh)
 
     async def remove(self, stream: str) -> None:

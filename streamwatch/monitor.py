@@ -153,6 +153,12 @@ class StreamMonitor:
         if not settings.stream.enabled:
             self.supervisor.pause()
 
+    def succeed(self, earlier: StreamMonitor) -> None:
+        """Before `run`: goes on from a monitor of this stream that has ended. An open alert speaks of its faces by
+        number."""
+        self._seq = earlier._seq
+        self._scoring.succeed(earlier._scoring)
+
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:

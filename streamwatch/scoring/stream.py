@@ -74,6 +74,10 @@ class StreamScoring:
         self._length = max(self._settings.window, EXPECTED_FRAMES / fps)
         self._stale_after = max(self._settings.stale_after, 3.0 / fps)
 
+    def succeed(self, earlier: StreamScoring) -> None:
+        """Takes the place of another scoring of this stream: its faces are others, and get numbers of their own."""
+        self._tracker.ids = earlier._tracker.ids
+
     def observe(self, frame: Frame, faces: Sequence[Face]) -> tuple[tuple[Face, ...], tuple[Face, ...]]:
         """(all faces with quality and track, those of them that are good enough to be scored). `faces` come from this
         frame."""

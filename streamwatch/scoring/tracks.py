@@ -77,7 +77,8 @@ class FaceTracker:
         self._confirm_hits = confirm_hits
         self.lost_after = lost_after
         self._tracks: dict[int, Track] = {}
-        self._ids = itertools.count(1)
+        self.ids = itertools.count(1)
+        """the numbers of tracks to come; no number is given twice"""
         self._signature: Floats | None = None
 
     def confirmed(self, track: int) -> bool:
@@ -107,7 +108,7 @@ class FaceTracker:
         for index, face in enumerate(faces):
             track_id = chosen.get(index)
             if track_id is None:
-                track_id = next(self._ids)
+                track_id = next(self.ids)
                 self._tracks[track_id] = Track(track_id, face.box, at.mono, appearance=looks[index])
             else:
                 self._tracks[track_id].matched(face, at.mono, looks[index])

@@ -112,6 +112,7 @@ async def test_one_stream_changes_and_the_others_go_on(clip: Path, services: Mon
         await fleet.reconcile({"a": StreamSettings.model_validate(url), "b": StreamSettings.model_validate(url)})
         await until(lambda: page.with_faces("a") and page.with_faces("b"))
         untouched, statuses = fleet["a"], len(page.states("a"))
+        numbers = {track.track for score in page.with_faces("b") for track in score.tracks}
         difference = await fleet.reconcile(
             {
                 "a": StreamSettings.model_validate(url),
@@ -122,6 +123,10 @@ async def test_one_stream_changes_and_the_others_go_on(clip: Path, services: Mon
         assert (difference.added, difference.changed, difference.removed) == (("c",), ("b",), ())
         assert fleet["a"] is untouched
         assert fleet["b"].fps == 1.0
+        seen = len(page.with_faces("b"))
+        await until(lambda: len(page.with_faces("b")) > seen)
+        later = {track.track for track in page.with_faces("b")[-1].tracks}
+        assert min(later) > max(numbers), "no face gets a number that another has had"
         await until(lambda: fleet["c"].status.state is StreamState.PAUSED)
         count = len(page.with_faces("a"))
         await until(lambda: len(page.with_faces("a")) > count)

@@ -152,7 +152,7 @@ class Alerts {
       this.title = h("h2", { class: "plain" });
       this.told = h("ul", { class: "told", "aria-label": "Deliveries" });
       const review = h("div", { class: "review-bar", hidden: !this.context.may("operate") }, this.note, h("div", { class: "actions" }, this.buttons));
-      this.detail.replaceChildren(this.title, review, this.reviewFault, evidence(alert.id), this.facts, this.told);
+      this.detail.replaceChildren(this.title, review, this.reviewFault, this.told, evidence(alert.id), this.facts);
     }
     setText(this.title, alert.summary);
     for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset.review === alert.review));
