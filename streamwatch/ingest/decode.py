@@ -40,9 +40,10 @@ _WAITED, _OPENING = 0.008, 2.0
 _JUMP_BACK, _JUMP_AHEAD = 0.5, 10.0
 _DAMAGED = (av.error.InvalidDataError, av.error.ArgumentError, av.error.UnknownError, av.error.PatchWelcomeError)
 _QUIET = (av.error.ExitError, av.error.TimeoutError, av.error.BlockingIOError)
-# Packets flow but give no picture: so long is waited for a first key picture, and so long where the decoder complains.
+# Packets flow but give no picture: so long is waited for a first key picture, and so long where the decoder complains
+# and gives nothing, not even a damaged one: a multiplex may have gone over to another codec.
 _PATIENCE = 30.0
-_PATIENCE_WITH_ERRORS = 10.0
+_PATIENCE_WITH_ERRORS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class DecodeRun:
         self._opening = plan.live is True and not plan.paced and plan.format is None and not self._untimed
         self._opened_at: float | None = None
         self._arrivals = self._errors = 0
-        self._pictured_at = time.monotonic()
+        self._pictured_at = self._decoded_at = time.monotonic()
         self.duration = 0.0
         """Seconds of stream time covered so far."""
 
@@ -189,7 +190,7 @@ class DecodeRun:
         """Raises DecodeFailed where packets come and pictures do not."""
         waited = now.mono - self._pictured_at
         patience = max(_PATIENCE, 3 * (self._policy.keyframe_interval or 0.0))
-        if waited > patience or (self._errors and waited > _PATIENCE_WITH_ERRORS):
+        if waited > patience or (self._errors and now.mono - self._decoded_at > _PATIENCE_WITH_ERRORS):
             what = f"{self._errors} decoding errors" if self._errors else "not one key picture"
             raise DecodeFailed(f"{self._plan.display}: packets arrive, but no picture for {waited:.0f} s ({what})")
 
@@ -198,10 +199,11 @@ class DecodeRun:
         timed = frame.pts is not None and not self._untimed
         t = self._time(frame.pts, _seconds(frame.time_base)) if timed else self._packet_time
         self._policy.decoded(frame.pict_type == _B_PICTURE)
+        now = _now()
+        self._decoded_at = now.mono
         if frame.is_corrupt:
             self._sink.dropped(DropReason.DECODE_ERROR)
             return
-        now = _now()
         self._errors, self._pictured_at = 0, now.mono
         self._describe(frame)
         if self._opening and self._arrivals == 1:

@@ -16,7 +16,8 @@ _ERRORS = {"/401": "401 Unauthorized", "/403": "403 Forbidden", "/404": "404 Not
 
 class WebServer:
     """Serves a directory under /; `/live.m3u8` shows a window of `index.m3u8` that grows by one segment a second while
-    `growing`; `/mjpeg` (25 a second) and `/mjpeg-FPS` never end; `/401`, `/403`, `/404`, `/500` answer that; `/hang`
+    `growing`; `/mjpeg` (25 a second) and `/mjpeg-FPS` never end; `/paced-SECONDS/FILE` broadcasts a file, spread evenly over
+    so long, again and again: who comes later joins in; `/401`, `/403`, `/404`, `/500` answer that; `/hang`
     accepts and says nothing."""
 
     def __init__(self, directory: Path) -> None:
@@ -45,6 +46,12 @@ class WebServer:
         """The playlist stops growing."""
         self._frozen = time.monotonic()
 
+    def thaw(self) -> None:
+        """It goes on where it stopped."""
+        assert self._frozen is not None
+        self._began += time.monotonic() - self._frozen
+        self._frozen = None
+
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -72,12 +79,25 @@ class WebServer:
             await asyncio.sleep(3600)
         elif motion := re.fullmatch(r"/mjpeg(?:-(\d+))?", path):
             await self._mjpeg(writer, float(motion[1] or 25))
+        elif paced := re.fullmatch(r"/paced-(\d+)/(.+)", path):
+            await self._paced(writer, self._directory / paced[2], float(paced[1]))
         elif path == "/live.m3u8":
             _answer(writer, "200 OK", self._window().encode(), "application/vnd.apple.mpegurl")
         elif (self._directory / path[1:]).is_file():
             _file(writer, (self._directory / path[1:]).read_bytes(), start)
         else:
             _answer(writer, "404 Not Found", b"")
+
+    async def _paced(self, writer: asyncio.StreamWriter, path: Path, seconds: float) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n\r\n")
+        data = path.read_bytes()
+        at = int((time.monotonic() - self._began) / seconds % 1 * len(data))
+        while True:
+            now = int((time.monotonic() - self._began) / seconds % 1 * len(data))
+            writer.write(data[at:now] if at <= now else data[at:] + data[:now])
+            await writer.drain()
+            at = now
+            await asyncio.sleep(0.02)
 
     async def _mjpeg(self, writer: asyncio.StreamWriter, fps: float) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from streamwatch.camera import Camera
 from streamwatch.domain import DropReason
+from streamwatch.domain import FailureReason as R
 from tests.fakes.ingest import Watch, ingest_settings, source_threads, until
 from tests.fakes.patterns import clip, playlist, turned
 from tests.fakes.web import WebServer
@@ -58,7 +60,19 @@ async def test_a_change_of_frame_rate_in_mid_stream() -> None:
 
 
 @pytest.mark.slow
-async def test_a_change_of_codec() -> None:
+async def test_a_change_of_codec_in_mid_stream(tmp_path: Path) -> None:
+    """A multiplex goes from H.264 to H.265 and back, on one connection; where it stays, the stream is
+    opened anew."""
+    parts = [clip(container="ts"), clip("libx265", container="ts", seconds=10.0)]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    async with WebServer(tmp_path) as server, Watch(f"{server.url}/paced-13/both.ts") as watch:
+        await until(lambda: {info.codec for info in watch.sink.infos} == {"h264", "hevc"}, "both codecs", 30)
+        assert R.DECODE_ERRORS in watch.reasons()
+        await watch.live()
+
+
+@pytest.mark.slow
+async def test_a_change_of_codec_where_the_camera_ends_the_connection() -> None:
     async with Camera([clip(gop=12)]) as camera, Watch(camera.url) as watch:
         await watch.live()
         camera.switch([clip("libx265", gop=12)])

@@ -177,9 +177,18 @@ async def test_capture_time_by_sender_reports() -> None:
 
 @pytest.mark.slow
 async def test_packets_without_timestamps() -> None:
-    async with Watch(f"file:{without_timestamps()}") as watch:
+    """In a file they are a picture apart, and over the network they are as old as their arrival."""
+    bare = without_timestamps()
+    async with Watch(f"file:{bare}") as watch:
         await watch.state_is(StreamState.ENDED)
         assert watch.sink.offered >= 5
+    async with WebServer(bare.parent) as server, Watch(f"{server.url}/paced-3/{bare.name}") as watch:
+        await watch.live()
+        began, count = time.monotonic(), watch.sink.offered
+        await asyncio.sleep(5.0)
+        assert watch.sink.offered - count == pytest.approx(5.0 * (time.monotonic() - began), rel=0.3)
+        assert all(0.0 <= p.taken_at - p.captured_at.mono < 1.0 for p in watch.sink.pictures)
+        assert watch.reasons() == []
 
 
 @pytest.mark.parametrize(("fps", "least", "most"), [pytest.param(1, 0.9, 1.1, marks=pytest.mark.slow), (120, 0.1, 0.4)])
@@ -224,6 +233,11 @@ async def test_a_playlist_that_stops_growing() -> None:
         await watch.live()
         server.freeze()
         await until(lambda: {R.STALLED, R.ENDED} & set(watch.reasons()) != set(), "the stall is noticed")
+        await asyncio.sleep(2.0)
+        count = watch.sink.offered
+        server.thaw()
+        await until(lambda: watch.sink.offered >= count + 10, "it grows again", 30)
+        await watch.live()
 
 
 async def test_udp_where_tcp_is_refused() -> None:
