@@ -31,6 +31,7 @@ from streamwatch.inference.weights import find_set
 from streamwatch.ingest.allow import AllowList, allow_list, check_url
 from streamwatch.ingest.pacer import Pacer
 from streamwatch.ingest.rates import Share
+from streamwatch.ingest.reaper import Reaper
 from streamwatch.ingest.recorder import Recorder
 from streamwatch.ingest.source import SourceContext, SourceMaker, make_source
 from streamwatch.ingest.webrtc import WebRtcGateway
@@ -46,7 +47,8 @@ from streamwatch.server.run import Address, serving
 
 log = logging.getLogger(__name__)
 
-REAP_WITHIN = 2.0
+REAP_WITHIN = 1.0
+"""Seconds granted at the end to threads that hang in a library: with all else, Ctrl-C is to end within five."""
 RESTORE_AGAIN = 5.0
 
 
@@ -115,7 +117,7 @@ class Service:
         gateway = WebRtcGateway()
         self._stack.push_async_callback(gateway.close_all)
         self._gateway = gateway
-        context = SourceContext(gateway=gateway)
+        context = SourceContext(Reaper(observer=metrics), gateway)
         self._stack.push_async_callback(context.reaper.close, REAP_WITHIN)
         allowed = allow_list(config.ingest, loopback_only=is_loopback(config.server.host))
         self.pacer = Pacer(self._pace, config.ingest.budget_fps)

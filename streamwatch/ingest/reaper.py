@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from streamwatch.domain import FailureReason
 from streamwatch.errors import SourceUnavailable
+from streamwatch.observer import NullObserver, Observer
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,10 @@ class Reaper:
     `limit` of those: beyond it new work is refused. `close` joins what is left, for a bounded time.
     """
 
-    def __init__(self, limit: int = 64, grace: float = 1.0) -> None:
+    def __init__(self, limit: int = 64, grace: float = 1.0, observer: Observer | None = None) -> None:
         self._limit = limit
         self._grace = grace
+        self._observer = observer or NullObserver()
         self._running = 0
         self._reaped = 0
         self._hanging: dict[asyncio.Future[None], threading.Thread] = {}
@@ -84,6 +86,7 @@ class Reaper:
         done.add_done_callback(self._reap)
         if not done.done():
             await asyncio.wait([done], timeout=self._grace)
+            self._observer.queue_depth("hanging_threads", len(self._hanging))
         else:
             self._reap(done)
 
@@ -92,6 +95,7 @@ class Reaper:
         if thread is not None:
             thread.join()  # its last statement told us so: this does not wait
             self._reaped += 1
+            self._observer.queue_depth("hanging_threads", len(self._hanging))
 
 
 def _finish(done: asyncio.Future[None]) -> None:

@@ -15,10 +15,12 @@ _ERRORS = {"/401": "401 Unauthorized", "/403": "403 Forbidden", "/404": "404 Not
 
 
 class WebServer:
-    """Serves a directory under /; `/live.m3u8` shows a window of `index.m3u8` that grows by one segment a second while
-    `growing`; `/mjpeg` (25 a second) and `/mjpeg-FPS` never end; `/paced-SECONDS/FILE` broadcasts a file, spread evenly over
-    so long, again and again: who comes later joins in; `/401`, `/403`, `/404`, `/500` answer that; `/hang`
-    accepts and says nothing."""
+    """Serves a directory under /, and what never ends or never works:
+
+    `/live.m3u8` shows a window of `index.m3u8` that grows by one segment a second until it is frozen;
+    `/mjpeg` (25 a second) and `/mjpeg-FPS` never end; `/paced-SECONDS/FILE` broadcasts a file, spread evenly over so
+    long, again and again: who comes later joins in; `/401`, `/403`, `/404`, `/500` answer that; `/hang` accepts and
+    says nothing."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

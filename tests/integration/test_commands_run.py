@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -24,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @asynccontextmanager
-async def command(cwd: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def command(cwd: Path, *arguments: str, under: Sequence[str] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamwatch", *arguments),
+        *(*under, sys.executable, "-m", "streamwatch", *arguments),
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
@@ -103,3 +105,31 @@ async def test_watch_prints_a_line_a_second_and_ends_at_once(tmp_path: Path) -> 
         assert time.monotonic() - began < 3.0
         assert " live " in first
         await interrupted(process)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_look_up_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+    """The name server takes questions and never answers: nothing can interrupt the library that waits for it."""
+    with silent_name_server(tmp_path) as under:
+        async with command(tmp_path, "watch", "rtsp://camera.example.org/x", "--port", "0", under=under) as process:
+            await line(process, "connecting")
+            await asyncio.sleep(1.0)
+            await interrupted(process)
+
+
+@contextmanager
+def silent_name_server(directory: Path) -> Iterator[list[str]]:
+    """The words to put before a command so that its look-ups hang; skips where mounting is not allowed."""
+    settings = directory / "resolv.conf"
+    settings.write_text("nameserver 127.0.0.99\noptions timeout:30 attempts:5\n")
+    under = ["unshare", "--mount", "sh", "-c", f'mount --bind "{settings}" /etc/resolv.conf && exec "$@"', "sh"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        try:
+            server.bind(("127.0.0.99", 53))
+            subprocess.run([*under, "true"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no name server of our own here: {getattr(error, 'stderr', None) or error}")
+        yield under
+        server.setblocking(False)
+        assert b"example" in server.recv(4096), "nobody was asked"

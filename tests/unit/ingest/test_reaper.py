@@ -8,6 +8,7 @@ import pytest
 from streamwatch.domain import FailureReason
 from streamwatch.errors import SourceUnavailable
 from streamwatch.ingest.reaper import Reaper
+from streamwatch.observer import NullObserver
 
 
 async def test_errors_come_out_and_threads_are_joined() -> None:
@@ -36,7 +37,14 @@ async def test_cancelling_stops_work_that_listens() -> None:
 
 
 async def test_work_that_hangs_is_owned_counted_and_joined_later() -> None:
-    reaper, release = Reaper(limit=2, grace=0.05), threading.Event()
+    depths: list[int] = []
+
+    class Watching(NullObserver):
+        def queue_depth(self, queue: str, depth: int) -> None:
+            assert queue == "hanging_threads"
+            depths.append(depth)
+
+    reaper, release = Reaper(limit=2, grace=0.05, observer=Watching()), threading.Event()
     tasks = [asyncio.create_task(reaper.run(lambda stop: _wait(release), f"hangs {i}")) for i in range(2)]
     await asyncio.sleep(0.05)
     for task in tasks:
@@ -51,6 +59,7 @@ async def test_work_that_hangs_is_owned_counted_and_joined_later() -> None:
     assert await reaper.close(0.05) == 2, "it does not wait for ever"
     release.set()
     assert await reaper.close(5.0) == 0
+    assert (max(depths), depths[-1]) == (2, 0)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("hangs")] == []
 
 
