@@ -296,14 +296,15 @@ class Service:
         before: StreamState | None = None
 
         def changed(status: StreamStatus) -> None:
-            """Only streams that send something share in the budget; who is paused takes no publisher."""
+            """Only streams that send something share in the budget; who is paused, or given up for a source of another
+            kind, takes no publisher."""
             nonlocal before
             if status.state is StreamState.LIVE:
                 if before is not StreamState.LIVE:  # not where only `degraded` changed: that would forget a suspicion
                     self.pacer.add(stream, wanted.sample_fps, burst)
             else:
                 self.pacer.remove(stream)
-            if status.state is StreamState.PAUSED and self._gateway is not None:
+            if status.state in (StreamState.PAUSED, StreamState.STOPPED) and self._gateway is not None:
                 self._gateway.withdraw(stream)
             before = status.state
 

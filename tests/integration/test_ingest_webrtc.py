@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,9 @@ from streamwatch.ingest.source import SourceContext
 from streamwatch.ingest.webrtc import WebRtcGateway
 from streamwatch.protocols import WhipGateway
 from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, until
+from tests.fakes.ports import free_port
 from tests.fakes.publisher import Publisher, WhepServer, without_candidates
+from tests.fakes.web import WebServer
 
 
 @contextlib.asynccontextmanager
@@ -199,3 +202,31 @@ async def test_a_whep_server_that_hangs_at_the_goodbye_holds_nobody() -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await task
         assert asyncio.get_running_loop().time() - began < 2.0
+
+
+async def test_whip_is_stopped_in_every_state() -> None:
+    for state in ("connecting", "live", "paused"):
+        gateway = WebRtcGateway()
+        async with _whip(gateway) as watch, Publisher() as publisher:
+            if state == "live":
+                await publisher.answered((await gateway.publish("cam", publisher.offer))[1])
+            if state == "paused":
+                watch.supervisor.pause()
+            await _stopped(watch, state)
+
+
+async def test_whep_is_stopped_in_every_state(tmp_path: Path) -> None:
+    async with WhepServer() as server, WebServer(tmp_path) as hanging:
+        closed = f"http://127.0.0.1:{free_port()}"
+        for state, url in (("connecting", hanging.url + "/hang"), ("live", server.url), ("reconnecting", closed)):
+            async with Watch(url if url.startswith("whep+") else f"whep+{url}") as watch:
+                await _stopped(watch, state)
+
+
+async def _stopped(watch: Watch, state: str) -> None:
+    """Within two seconds, from the state given."""
+    await watch.state_is(StreamState(state))
+    began = asyncio.get_running_loop().time()
+    watch.supervisor.stop()
+    await watch.state_is(StreamState.STOPPED)
+    assert asyncio.get_running_loop().time() - began < 2.0, state

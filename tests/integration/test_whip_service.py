@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from streamwatch.app import Service
+from streamwatch.config import StreamSettings
 from streamwatch.domain import StreamState
 from streamwatch.server.tokens import Scope, TokenStore
 from tests.fakes.people import quick_config, until
@@ -64,4 +65,9 @@ async def test_publishers_need_a_token_and_several_streams_are_published_at_once
         service.fleet["right"].pause()
         await until(lambda: service.fleet["right"].status.state is StreamState.PAUSED)
         refused = await http.post("right", content=right.offer, headers={**SDP, **bearer(operator)})
+        assert refused.status_code == 404
+
+        # Neither does one that is read from elsewhere now.
+        await service.fleet.change("left", StreamSettings.model_validate({"url": "rtsp://127.0.0.1:9/x"}))
+        refused = await http.post("left", content=left.offer, headers={**SDP, **bearer(operator)})
         assert refused.status_code == 404
