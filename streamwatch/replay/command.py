@@ -11,7 +11,7 @@ from pathlib import Path
 from streamwatch.config import load
 from streamwatch.domain import Alert
 from streamwatch.replay.records import read
-from streamwatch.replay.simulate import Outcome, Simulation, upper_bound
+from streamwatch.replay.simulate import Outcome, Simulation, Watched, upper_bound
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = load(args.rules, environ={})
+    config = load(args.rules)
     outcome = Simulation(config.alerts, config.scoring).feed(read(args.scores))
     print(json.dumps(_document(outcome), indent=1) if args.json else "\n".join(_lines(outcome)))
     return 0
@@ -31,12 +31,18 @@ def _lines(outcome: Outcome) -> list[str]:
     lines = [_line(alert, outcome.closed.get(alert.id)) for alert in outcome.opened]
     hours = outcome.scored_hours
     lines.append(f"{outcome.records} records of {len(outcome.hours)} scored streams, {hours:.2f} scored hours")
-    for rule, count in sorted(Counter(a.rule for a in outcome.opened).items()):
-        rate = f"{count / hours:.2f} per scored hour, " if hours else ""
-        lines.append(f"{rule}: {count} alerts, {rate}at most {upper_bound(count, hours):.2f} (95 %)")
-    if not outcome.opened and hours:
-        lines.append(f"no alert; that proves less than {upper_bound(0, hours):.2f} per scored hour (95 %), no more")
-    return lines
+    alerts = Counter(a.rule for a in outcome.opened)
+    rules = sorted({*alerts, *outcome.rules})
+    return [*lines, *(_rate(rule, alerts[rule], outcome.rules.get(rule, Watched())) for rule in rules)]
+
+
+def _rate(rule: str, alerts: int, watched: Watched) -> str:
+    said = f"{rule}: {alerts} alerts in {watched.hours:.2f} scored hours of its streams"
+    if not watched.hours:
+        return said
+    bound = upper_bound(alerts, watched.hours)
+    share = watched.in_alarm / watched.hours
+    return f"{said}, {alerts / watched.hours:.2f} an hour, at most {bound:.2f} (95 %); in alarm {share:.1%} of them"
 
 
 def _line(alert: Alert, closed: Alert | None) -> str:
@@ -48,6 +54,10 @@ def _document(outcome: Outcome) -> dict[str, object]:
     return {
         "records": outcome.records,
         "scored_hours": outcome.hours,
+        "rules": {
+            name: {"scored_hours": watched.hours, "in_alarm_hours": watched.in_alarm}
+            for name, watched in outcome.rules.items()
+        },
         "alerts": [
             {
                 "rule": a.rule,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from streamwatch.config import HistorySettings
 from streamwatch.domain import (
@@ -18,7 +22,8 @@ from streamwatch.domain import (
     UnknownReason,
     Verdict,
 )
-from streamwatch.history.scores import ScorePoint
+from streamwatch.errors import ConfigError
+from streamwatch.history.scores import THIN_SPAN, ScorePoint
 from streamwatch.history.store import History
 from streamwatch.replay.records import Record
 
@@ -40,18 +45,23 @@ class _Confirmed:
 
 
 class Past:
-    """The unthinned scores of the last `days`, without what an operator has confirmed as fake. Every other alert is
-    taken for a false one: so review first. Raises StorageError, ConfigError."""
+    """The unthinned scores of the last `days` of the streams that are `wanted`, without what an operator has confirmed
+    as fake. Every other alert is taken for a false one: so review first. Raises StorageError, ConfigError."""
 
-    def __init__(self, settings: HistorySettings, days: float) -> None:
+    def __init__(self, settings: HistorySettings, days: float, wanted: Callable[[str], bool]) -> None:
+        _must_be_there(settings)
         self._settings = settings
         self._since = time.time() - days * 86_400.0
+        self._wanted = wanted
+        self.thinned_hours = 0.0
+        """scored hours that the last reading left out, since one row a minute is all that is kept of them"""
 
     def __call__(self) -> Iterator[Record]:
+        self.thinned_hours = 0.0
         with asyncio.Runner() as runner:
             history = History(self._settings)
             try:
-                for stream in runner.run(history.scores.streams(self._since)):
+                for stream in filter(self._wanted, runner.run(history.scores.streams(self._since))):
                     yield from self._stream(runner, history, stream)
             finally:
                 runner.run(history.close())
@@ -68,9 +78,24 @@ class Past:
             until = page[0].at
         for page in reversed(pages):
             for point in page:
-                if point.low is None and not any(start <= point.at <= end for start, end in fakes):
-                    seq += 1
-                    yield _record(stream, seq, point)
+                if any(start <= point.at <= end for start, end in fakes):
+                    continue
+                if point.low is not None:
+                    self.thinned_hours += THIN_SPAN / 3600.0
+                    continue
+                seq += 1
+                yield _record(stream, seq, point)
+
+
+def _must_be_there(settings: HistorySettings) -> None:
+    """SQLite makes a file that is not there, and an empty history would say nothing of the mistake."""
+    try:
+        url = make_url(settings.url.get_secret_value())
+    except (ArgumentError, ValueError):
+        return  # the history itself says so
+    path = url.database or ""
+    if url.drivername.startswith("sqlite") and not path.startswith("file:") and not Path(path).is_file():
+        raise ConfigError(f"history.url: {path or 'memory'}: there is no such database")
 
 
 def _record(stream: str, seq: int, point: ScorePoint) -> StreamScore:

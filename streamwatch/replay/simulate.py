@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from streamwatch.alerts.rules import RuleEngine
+from streamwatch.alerts.rules import RuleEngine, rules_of
 from streamwatch.config import AlertSettings, ScoringSettings
 from streamwatch.domain import Alert, AlertEvent, AlertPhase, Instant, StreamScore, TrackScore
 from streamwatch.replay.records import Record
@@ -20,12 +20,21 @@ MAX_TICKS = 120
 
 
 @dataclass(slots=True)
+class Watched:
+    """The scored hours of the streams that one rule watches, and those of them in which it was in alarm."""
+
+    hours: float = 0.0
+    in_alarm: float = 0.0
+
+
+@dataclass(slots=True)
 class Outcome:
-    """`hours` of a stream are those in which it had a score."""
+    """`hours` of a stream are those in which it had a score; `rules` has every rule that watched some."""
 
     opened: list[Alert] = field(default_factory=list)
     closed: dict[str, Alert] = field(default_factory=dict)
     hours: dict[str, float] = field(default_factory=dict)
+    rules: dict[str, Watched] = field(default_factory=dict)
     records: int = 0
 
     @property
@@ -38,12 +47,16 @@ class Simulation:
 
     def __init__(self, settings: AlertSettings, scoring: ScoringSettings) -> None:
         """Raises ConfigError."""
+        self._settings = settings
         self._lost_after = scoring.lost_after
         ids = itertools.count(1)
         self._engine = RuleEngine(settings, hysteresis=scoring.hysteresis, new_id=lambda: str(next(ids)))
         self._last: dict[str, float] = {}
         self._tracks: dict[str, dict[int, tuple[float, TrackScore]]] = {}
         self._now: float | None = None
+        self._watching: dict[str, list[str]] = {}
+        self._open: set[tuple[str, str]] = set()
+        """(rule, stream) in alarm; without a stream where the rule speaks of all of them"""
         self.outcome = Outcome()
 
     def feed(self, records: Iterable[Record]) -> Outcome:
@@ -95,15 +108,37 @@ class Simulation:
             return
         self._last[score.stream] = score.at.mono
         if before is not None and 0 < score.at.mono - before <= MAX_GAP:
-            hours = self.outcome.hours
-            hours[score.stream] = hours.get(score.stream, 0.0) + (score.at.mono - before) / 3600.0
+            self._spend(score.stream, (score.at.mono - before) / 3600.0)
+
+    def _spend(self, stream: str, hours: float) -> None:
+        """Each rule answers for its own streams: hours that it never saw prove nothing of it."""
+        spent = self.outcome.hours
+        spent[stream] = spent.get(stream, 0.0) + hours
+        for rule in self._rules(stream):
+            watched = self.outcome.rules.setdefault(rule, Watched())
+            watched.hours += hours
+            if not self._open.isdisjoint({(rule, stream), (rule, "")}):
+                watched.in_alarm += hours
+
+    def _rules(self, stream: str) -> list[str]:
+        if stream not in self._watching:
+            own = rules_of(self._settings, stream)
+            names = list(own)
+            if not any(rule.kind == "canary" for rule in own.values()):
+                fleet = self._settings.rules.items()
+                names += [name for name, rule in fleet if rule.enabled and rule.kind == "detector_drift"]
+            self._watching[stream] = names
+        return self._watching[stream]
 
     def _note(self, events: Iterable[AlertEvent]) -> None:
         for event in events:
+            key = event.after.rule, event.after.stream
             if event.phase is AlertPhase.OPENED:
                 self.outcome.opened.append(event.after)
+                self._open.add(key)
             elif event.phase is AlertPhase.RESOLVED:
                 self.outcome.closed[event.after.id] = event.after
+                self._open.discard(key)
 
 
 def upper_bound(events: int, hours: float, confidence: float = 0.95) -> float:

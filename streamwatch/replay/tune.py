@@ -2,7 +2,7 @@
 
 The records are taken to show real people alone, so every alert is a false one. (From a service's history, `--history`,
 alerts that an operator confirmed are left out.) What T hours cannot prove is refused: without a single false alarm they
-leave a rate of 3 / T possible.
+leave a rate of 3 / T possible. A threshold at which the rule hardly opens because it hardly closes is refused too.
 """
 
 from __future__ import annotations
@@ -13,30 +13,47 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamwatch.config import AlertSettings, Config, RuleSettings, load
+from streamwatch.config import AlertSettings, Config, RuleSettings, ScoringSettings, load
 from streamwatch.errors import ConfigError
 from streamwatch.replay.past import Past
 from streamwatch.replay.records import Record, read
-from streamwatch.replay.simulate import Simulation, upper_bound
+from streamwatch.replay.simulate import Simulation, Watched, upper_bound
 
 GRIDS = {
     "window": tuple(round(0.30 + 0.01 * i, 2) for i in range(70)),
     "cusum": tuple(float(v) for v in range(10, 305, 5)),
 }
+MOST_IN_ALARM = 0.01
+"""Share of the scored time: a rule that is in alarm for longer is blind to what comes meanwhile, however seldom it
+opens."""
 Source = Callable[[], Iterable[Record]]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One threshold on all records. `bound` is the rate per scored hour that cannot be excluded (95 %)."""
+    """One threshold on all records. `hours` are scored ones, of `streams`; `in_alarm` is a share of them."""
 
     threshold: float
     alarms: int
     hours: float
+    in_alarm: float
+    streams: tuple[str, ...]
 
     @property
     def bound(self) -> float:
+        """The rate per scored hour that cannot be excluded (95 %)."""
         return upper_bound(self.alarms, self.hours)
+
+    def keeps_to(self, wanted: float) -> bool:
+        return self.bound <= wanted and self.in_alarm <= MOST_IN_ALARM
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The thresholds that were tried, rising, and the one to take; None: the records allow none."""
+
+    trials: Sequence[Trial]
+    best: Trial | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,42 +66,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = load(args.rules, environ={})
+    config = load(args.rules)
     rule = config.alerts.rules.get(args.rule)
     if rule is None or rule.kind not in GRIDS:
         raise ConfigError(f"--rule {args.rule}: is no window or cusum rule of the configuration")
     if not args.false_alarms_per_hour > 0:
         raise ConfigError("--false-alarms-per-hour: must be greater than 0")
     source = _source(args, config, rule)
-    trials = tune(source, rule, config, args.false_alarms_per_hour)
-    return _report(trials, args.rule, rule, args.false_alarms_per_hour)
+    tuning = tune(source, args.rule, config, args.false_alarms_per_hour)
+    if isinstance(source, Past) and source.thinned_hours:
+        print(
+            f"{source.thinned_hours:.2f} older scored hours are left out: the history keeps one row a minute of what is"
+            f" older than history.downsample_after_hours ({config.history.downsample_after_hours:g})"
+        )
+    return _report(tuning, args.rule, rule, args.false_alarms_per_hour)
 
 
-def tune(source: Source, rule: RuleSettings, config: Config, wanted: float) -> list[Trial]:
-    """The thresholds that were tried, by bisection: alarms fall as the threshold rises. The last one tried is the
-    highest; the lowest whose bound keeps to `wanted` is the answer, if there is one."""
-    grid = GRIDS[rule.kind]
-    trials = {len(grid) - 1: _try(source, rule, config, grid[-1])}
-    if trials[len(grid) - 1].bound > wanted:
-        return list(trials.values())
-    low, high = -1, len(grid) - 1  # high keeps to it, low does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        trials[middle] = _try(source, rule, config, grid[middle])
-        low, high = (low, middle) if trials[middle].bound <= wanted else (middle, high)
-    return [trials[i] for i in sorted(trials)]
+def tune(source: Source, name: str, config: Config, wanted: float) -> Tuning:
+    """The lowest threshold of the rule `name` that keeps to `wanted` false alarms per hour, as all above it do.
+
+    A rule that stays silent at one threshold stays silent at every higher one, so where silence begins is found by
+    bisection. Below that nothing is certain (an alarm that never closes is a single one): each step is tried.
+    """
+    rule = config.alerts.rules[name]
+    grid, watched = GRIDS[rule.kind], watched_by(config, name)
+    trials: dict[int, Trial] = {}
+
+    def trial(step: int) -> Trial:
+        if step not in trials:
+            trials[step] = _try(source, rule, config.scoring, grid[step], watched)
+        return trials[step]
+
+    top = len(grid) - 1
+    if upper_bound(0, trial(top).hours) > wanted:
+        return Tuning([trial(top)], None)
+    low, silent = -1, top if trial(top).alarms == 0 else top + 1
+    while silent - low > 1:
+        middle = (low + silent) // 2
+        low, silent = (low, middle) if trial(middle).alarms == 0 else (middle, silent)
+    best = None
+    for step in range(min(silent, top), -1, -1):
+        if not trial(step).keeps_to(wanted):
+            break
+        best = trial(step)
+    return Tuning([trials[step] for step in sorted(trials)], best)
 
 
-def _try(source: Source, rule: RuleSettings, config: Config, threshold: float) -> Trial:
+def watched_by(config: Config, name: str) -> Callable[[str], bool]:
+    """Whether a stream is judged by the threshold of the rule `name`: one with a rule of its own is not. A canary is
+    fake by turns on purpose: its alarms are not false, and its hours prove nothing."""
+    rules = config.alerts.rules
+    canaries = {stream for rule in rules.values() if rule.kind == "canary" for stream in rule.streams or ()}
+    own = {stream for stream, changes in config.alerts.overrides.items() if name in changes}
+    only = rules[name].streams
+    return lambda stream: stream not in canaries | own and (only is None or stream in only)
+
+
+def _try(
+    source: Source, rule: RuleSettings, scoring: ScoringSettings, threshold: float, watched: Callable[[str], bool]
+) -> Trial:
     tried = rule.model_copy(update={"threshold": threshold, "release": None, "enabled": True})
-    settings = AlertSettings(rules={"rule": tried})
-    canaries = {
-        name for other in config.alerts.rules.values() if other.kind == "canary" for name in other.streams or ()
-    }
-    # A canary is fake by turns on purpose: its alarms are not false, and its hours prove nothing.
-    records = (record for record in source() if record.stream not in canaries)
-    outcome = Simulation(settings, config.scoring).feed(records)
-    return Trial(threshold, len(outcome.opened), outcome.scored_hours)
+    records = (record for record in source() if watched(record.stream))
+    outcome = Simulation(AlertSettings(rules={"rule": tried}), scoring).feed(records)
+    time = outcome.rules.get("rule", Watched())
+    share = time.in_alarm / time.hours if time.hours else 0.0
+    return Trial(threshold, len(outcome.opened), time.hours, share, tuple(sorted(outcome.hours)))
 
 
 def _source(args: argparse.Namespace, config: Config, rule: RuleSettings) -> Source:
@@ -95,15 +141,21 @@ def _source(args: argparse.Namespace, config: Config, rule: RuleSettings) -> Sou
         return lambda: read(paths)
     if rule.kind == "cusum":
         raise ConfigError("rules tune: the history keeps no single frames; record them with `streamwatch tail --json`")
-    return Past(config.history, args.days)
+    return Past(config.history, args.days, watched_by(config, args.rule))
 
 
-def _report(trials: Sequence[Trial], name: str, rule: RuleSettings, wanted: float) -> int:
-    hours = trials[0].hours
+def _report(tuning: Tuning, name: str, rule: RuleSettings, wanted: float) -> int:
+    hours, streams = tuning.trials[0].hours, tuning.trials[0].streams
     floor = upper_bound(0, hours)
-    print(f"{hours:.2f} scored hours; without any false alarm they prove at best {floor:.3g} per hour (3/T, 95 %)")
-    for trial in trials:
-        print(f"  threshold {trial.threshold:g}: {trial.alarms} alarms, at most {trial.bound:.3g} per hour (95 %)")
+    of = ", ".join(streams) if 0 < len(streams) <= 4 else f"{len(streams)} streams"
+    print(
+        f"{hours:.2f} scored hours of {of}; without any false alarm they prove at best {floor:.3g} per hour (3/T, 95 %)"
+    )
+    for trial in tuning.trials:
+        print(
+            f"  threshold {trial.threshold:g}: {trial.alarms} alarms, at most {trial.bound:.3g} per hour (95 %),"
+            f" in alarm {trial.in_alarm:.1%} of the time"
+        )
     if floor > wanted:
         need = upper_bound(0, 1.0) / wanted
         print(
@@ -111,10 +163,12 @@ def _report(trials: Sequence[Trial], name: str, rule: RuleSettings, wanted: floa
             file=sys.stderr,
         )
         return 1
-    fitting = [t for t in trials if t.bound <= wanted]
-    if not fitting:
-        print(f"refused: no threshold keeps below {wanted:g} per hour on these records", file=sys.stderr)
+    if tuning.best is None:
+        print(
+            f"refused: no threshold keeps below {wanted:g} per hour on these records,"
+            f" and in alarm for at most {MOST_IN_ALARM:.0%} of the time",
+            file=sys.stderr,
+        )
         return 1
-    best = fitting[0]
-    print(f"alerts:\n  rules:\n    {name}:\n      kind: {rule.kind}\n      threshold: {best.threshold:g}")
+    print(f"alerts:\n  rules:\n    {name}:\n      kind: {rule.kind}\n      threshold: {tuning.best.threshold:g}")
     return 0

@@ -92,6 +92,44 @@ def test_reviews_feed_the_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "threshold: 0.76" in out  # above the false alarm, untroubled by the confirmed one
 
 
+def test_tuning_finds_the_history_where_the_environment_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_two_hours(tmp_path / "history.db"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STREAMWATCH_HISTORY__URL", f"sqlite+aiosqlite:///{tmp_path}/history.db")
+    assert main(["rules", "tune", "--history", "--false-alarms-per-hour", "2"]) == 0
+    assert "1.93 scored hours of lobby" in capsys.readouterr().out
+
+
+def test_tuning_makes_no_history_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["rules", "tune", "--history", "--false-alarms-per-hour", "2"]) == 2
+    assert "history.url: var/streamwatch.db: there is no such database" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+async def _thin(path: Path, older_than: float) -> None:
+    history = History(HistorySettings(url=SecretStr(f"sqlite+aiosqlite:///{path}")))
+    await history.scores.thin(time.time() - older_than)
+    await history.close()
+
+
+def test_tuning_tells_how_much_was_thinned_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(_two_hours(tmp_path / "history.db"))
+    asyncio.run(_thin(tmp_path / "history.db", older_than=5400.0))
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"history": {"url": f"sqlite+aiosqlite:///{tmp_path}/history.db"}}))
+    command = ["rules", "tune", "--history", "--rules", str(config), "--false-alarms-per-hour", "2"]
+    assert main(command) == 1  # an hour and a half proves too little
+    out = capsys.readouterr().out
+    assert "older scored hours are left out: the history keeps one row a minute" in out
+    assert "history.downsample_after_hours (24)" in out
+    assert float(out.split()[0]) == pytest.approx(0.5, abs=0.04)
+
+
 def test_config_check_knows_what_only_the_rooms_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.yaml"
     faulty = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from streamwatch.cli import main
+from streamwatch.config import Config, parse
 from streamwatch.domain import StreamScore
 from streamwatch.replay.records import read, score_of
 from streamwatch.replay.simulate import upper_bound
+from streamwatch.replay.tune import Tuning, tune
 from streamwatch.server.messages import score_message
 from tests.fakes.records import stream_score
 
@@ -109,6 +111,73 @@ def test_tuning_promises_no_more_than_the_hours_prove(tmp_path: Path, capsys: py
     assert "at best 3 per hour (3/T, 95 %)" in captured.out
     assert "needs at least 60 scored hours" in captured.err
     assert "threshold:" not in captured.out
+
+
+def steady(stream: str, hours: float, score: float) -> Iterator[StreamScore]:
+    return (stream_score(4.0 * t, score, stream=stream) for t in range(int(hours * 900)))
+
+
+def test_tuning_refuses_a_threshold_at_which_the_alarm_never_ends() -> None:
+    """A real person at a constant 0.55: any lower threshold opens one alarm, and it stays open."""
+    tuning = tune(lambda: steady("lobby", 0.5, 0.55), "deepfake", Config(), 10.0)
+    assert tuning.best is not None
+    assert (tuning.best.threshold, tuning.best.alarms) == (0.56, 0)
+    low = tuning.trials[0]
+    assert (low.threshold < 0.55, low.alarms, low.in_alarm > 0.99) == (True, 1, True)
+    assert low.bound < 10.0, "its alarms alone would let it pass"
+
+
+def test_tuning_takes_a_short_alarm_where_one_is_allowed() -> None:
+    def source() -> Iterator[StreamScore]:
+        for t in range(450):
+            yield stream_score(4.0 * t, 0.8 if t in (150, 151, 152) else 0.4)
+
+    tuning = tune(source, "deepfake", Config(), 10.0)  # one alarm in half an hour leaves 9.5 possible
+    assert tuning.best is not None
+    # From 0.45 on downwards the release is no higher than 0.4: the alarm would open once, and stay.
+    assert (tuning.best.threshold, tuning.best.alarms) == (0.46, 1)
+    below = next(trial for trial in tuning.trials if trial.threshold == 0.45)
+    assert (below.alarms, below.in_alarm > 0.6) == (1, True)
+
+
+def test_tuning_counts_the_hours_of_the_rules_own_streams_alone() -> None:
+    def source() -> Iterator[StreamScore]:
+        yield from steady("lobby", 0.5, 0.1)
+        yield from steady("hall", 1.0, 0.9)
+        yield from steady("own", 0.5, 0.9)
+        yield from steady("canary", 0.5, 0.9)
+
+    def trial(**rule: object) -> Tuning:
+        rules = {"deepfake": {"kind": "window", **rule}, "canary": {"kind": "canary", "streams": ["canary"]}}
+        overrides = {"own": {"deepfake": {"threshold": 0.9}}}
+        return tune(source, "deepfake", parse({"alerts": {"rules": rules, "overrides": overrides}}), 3.0)
+
+    assert trial().trials[0].streams == ("hall", "lobby")
+    tuning = trial(streams=["lobby"])
+    assert (tuning.trials[0].streams, tuning.best) == (("lobby",), None)
+    assert tuning.trials[0].hours == pytest.approx(0.5, abs=0.01)
+
+
+def test_replay_gives_each_rule_its_own_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [*steady("lobby", 0.5, 0.1), *steady("hall", 1.0, 0.9), *steady("canary", 0.25, 0.9)]
+    rules = {
+        "lobby-only": {"kind": "window", "streams": ["lobby"]},
+        "every": {"kind": "window", "threshold": 0.5},
+        "drift": {"kind": "detector_drift"},
+        "canary": {"kind": "canary", "streams": ["canary"]},
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"alerts": {"rules": rules}}))
+    path = str(record(tmp_path / "scores.jsonl", scores))
+    assert main(["replay", path, "--rules", str(config), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["rules"]
+    hours = {name: round(rule["scored_hours"], 1) for name, rule in said.items()}
+    assert hours == {"lobby-only": 0.5, "every": 1.5, "drift": 1.5, "canary": 0.2}
+    assert said["every"]["in_alarm_hours"] == pytest.approx(1.0, abs=0.01)
+    assert main(["replay", path, "--rules", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert "lobby-only: 0 alerts in 0.50 scored hours of its streams, 0.00 an hour, at most 6.00 (95 %)" in out
+    assert "in alarm 66." in out
 
 
 def test_tuning_wants_its_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
