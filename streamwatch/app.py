@@ -39,6 +39,7 @@ from streamwatch.metrics import Metrics
 from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
 from streamwatch.redact import display_url
 from streamwatch.results import Desk, Results
+from streamwatch.reviews import count_reviews
 from streamwatch.scoring.stream import EXPECTED_FRAMES
 from streamwatch.server.auth import Access, is_loopback
 from streamwatch.server.deps import Services
@@ -177,6 +178,7 @@ class Service:
         self._own(history.run, "history")
         self._own(dispatcher.run, "dispatcher")
         self._own(results.run, "rules")
+        self._own(lambda: count_reviews(history.alerts, metrics), "reviews")
         if evidence is not None:
             self._own(evidence.run, "evidence")
         return _Rooms(hub, metrics, results, history, recorder, evidence)

@@ -24,6 +24,7 @@ from streamwatch.domain import (
     StreamState,
     StreamStatus,
 )
+from streamwatch.observer import ReviewCounts
 
 _STREAM = ("stream",)
 _LATENCIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -50,6 +51,7 @@ class Metrics:
         self._scored_at: dict[str, float] = {}
         self._active: dict[str, str] = {}
         """alert id -> stream"""
+        self._review_counts: ReviewCounts | None = None
         self._known: set[str] = set()
         self._removed: OrderedDict[str, None] = OrderedDict()
         self._of_stream: list[Gauge | Counter] = []
@@ -143,14 +145,17 @@ class Metrics:
         after = event.after
         if event.phase is AlertPhase.OPENED and (not after.stream or self._wanted(after.stream)):
             self._alerts.labels(after.stream, after.severity.value).inc()
-        if event.before is not None and event.before.review is not after.review and self._wanted(after.stream):
-            self._reviews.labels(after.stream, after.review.value).inc()
         if after.active:
             self._active[after.id] = after.stream
         else:
             self._active.pop(after.id, None)
         if not after.stream or self._wanted(after.stream):
-            self._alerts_active.labels(after.stream).set(sum(s == after.stream for s in self._active.values()))
+            self._show_active(after.stream)
+
+    def reviews(self, counts: ReviewCounts) -> None:
+        self._review_counts = counts
+        for stream in list(self._known):
+            self._show_reviews(stream)
 
     def delivery(self, sink: str, outcome: str) -> None:
         self._deliveries.labels(sink, outcome).inc()
@@ -181,11 +186,19 @@ class Metrics:
         self._known.add(stream)
         for counter in (self._decoded, self._sampled, self._faces, self._scored):
             counter.labels(stream)
-        for review in Review:
-            self._reviews.labels(stream, review.value)
         for severity in Severity:
             self._alerts.labels(stream, severity.value)
-        self._alerts_active.labels(stream).set(0)
+        self._show_active(stream)  # a restored alert is told before its stream's first status
+        self._show_reviews(stream)
+
+    def _show_active(self, stream: str) -> None:
+        self._alerts_active.labels(stream).set(sum(of == stream for of in self._active.values()))
+
+    def _show_reviews(self, stream: str) -> None:
+        if self._review_counts is not None:
+            counts = self._review_counts.get(stream, {})
+            for review in Review:
+                self._reviews.labels(stream, review.value).set(counts.get(review, 0))
 
     def _forget_score(self, stream: str) -> None:
         self._scored_at.pop(stream, None)
@@ -223,7 +236,11 @@ class Metrics:
         self._dropped = self._counter("frames_dropped_total", "Chosen frames lost, by reason.", ("stream", "reason"))
         self._faces = self._counter("faces_scored_total", "Faces scored.", _STREAM)
         self._alerts = self._counter("alerts_total", "Alerts opened.", ("stream", "severity"))
-        self._reviews = self._counter("alert_reviews_total", "What operators said of alerts.", ("stream", "review"))
+        self._reviews = self._gauge(
+            "alerts_by_review",
+            "Alerts on faces opened in the last 30 days, by what operators say of them now.",
+            ("stream", "review"),
+        )
         self._scored = self._counter("scored_seconds_total", "Time in which the stream had a score.", _STREAM)
 
     def _service_metrics(self) -> None:

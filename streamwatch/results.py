@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streamwatch.alerts.rules import RuleEngine
-from streamwatch.domain import Alert, AlertEvent, AlertKind, FrameScores, Instant, StreamInfo, StreamScore, StreamStatus
+from streamwatch.domain import (
+    Alert,
+    AlertEvent,
+    AlertKind,
+    AlertPhase,
+    FrameScores,
+    Instant,
+    StreamInfo,
+    StreamScore,
+    StreamStatus,
+)
 from streamwatch.observer import Observer
 from streamwatch.protocols import ScorePublisher
 
@@ -76,7 +86,7 @@ class Results:
         self._raise(self.rules.on_status(status))
 
     def alert(self, event: AlertEvent) -> None:
-        """An event from elsewhere than the rules: a review, or a restoration."""
+        """An event from elsewhere than the rules: a review."""
         self._page.alert(event)
         self._observer.alert(event)
 
@@ -89,6 +99,9 @@ class Results:
 
     def restore(self, alerts: Sequence[Alert]) -> None:
         """Takes up the alerts that were open when the service last ended."""
+        for alert in alerts:
+            if alert.active:
+                self._observer.alert(AlertEvent(AlertPhase.UPDATED, alert, alert))
         self._raise(self.rules.restore(alerts, _now()))
 
     async def run(self) -> None:

@@ -24,6 +24,8 @@ from streamwatch.domain import (
 )
 from streamwatch.errors import ConfigError, NotFound, StorageError
 from streamwatch.history.store import History
+from streamwatch.observer import NullObserver, ReviewCounts
+from streamwatch.reviews import count_reviews
 from tests.fakes.records import WALL, status, stream_score
 
 
@@ -169,6 +171,33 @@ async def test_a_review_survives_what_the_rules_say_later(history: History) -> N
     assert await history.alerts.review_counts(0) == {"lobby": {Review.FALSE_ALARM: 1}}
     with pytest.raises(NotFound, match="no alert 'nope'"):
         await history.alerts.review("nope", Review.CONFIRMED, "", "ada")
+
+
+async def test_reviews_are_counted_anew_for_the_observer(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of faces alone, of the last 30 days, each under its newest review."""
+    monkeypatch.setattr("streamwatch.reviews.EVERY", 0.02)
+    told: list[ReviewCounts] = []
+
+    class Listener(NullObserver):
+        def reviews(self, counts: ReviewCounts) -> None:
+            told.append(counts)
+
+    async def now(counts: ReviewCounts) -> None:
+        async with asyncio.timeout(10):
+            while not told or told[-1] != counts:
+                await asyncio.sleep(0.02)
+
+    fresh = time.time() - WALL
+    down = replace(opened("down", fresh).after, kind=AlertKind.STREAM_DOWN)
+    old = opened("old", fresh - 31 * 86_400.0)
+    for event in (opened("a1", fresh), old, replace(opened(), after=down)):
+        await history.alerts.record(event, [])
+        await history.alerts.review(event.after.id, Review.FALSE_ALARM, "", "ada")
+    counting = asyncio.create_task(count_reviews(history.alerts, Listener()))
+    await now({"lobby": {Review.FALSE_ALARM: 1}})
+    await history.alerts.review("a1", Review.CONFIRMED, "", "ada")
+    await now({"lobby": {Review.CONFIRMED: 1}})
+    counting.cancel()
 
 
 async def test_the_database_goes_away_and_comes_back(tmp_path: Path) -> None:

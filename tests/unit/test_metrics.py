@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from streamwatch.alerts.rules import RuleEngine
+from streamwatch.config import AlertSettings
 from streamwatch.domain import (
     AlertEvent,
     AlertPhase,
@@ -20,6 +22,7 @@ from streamwatch.domain import (
     Verdict,
 )
 from streamwatch.metrics import Metrics
+from streamwatch.results import Desk, Results
 from tests.fakes.control import alert, stream_score
 from tests.require import prometheus
 
@@ -45,6 +48,15 @@ NAMES = {  # those of the interface, as they stand in the exposition
     "sink_deliveries_total",
     "websocket_clients",
 }
+
+
+class Nobody:
+    """The other ends of `Results`."""
+
+    def submit(self, event: AlertEvent) -> None: ...
+    def alert(self, event: AlertEvent) -> None: ...
+    def score(self, *_: object) -> None: ...
+    def status(self, *_: object) -> None: ...
 
 
 class Clock:
@@ -86,6 +98,7 @@ def tell_everything(metrics: Metrics, stream: str = "lobby") -> None:
     metrics.queue_depth("ensemble", 3)
     opened = alert("a1", stream)
     metrics.alert(AlertEvent(AlertPhase.OPENED, None, opened))
+    metrics.reviews({stream: {Review.FALSE_ALARM: 1}})
     metrics.delivery("log", "delivered")
     metrics.history_lost("rows", 1)
     metrics.websocket_clients(2)
@@ -165,20 +178,50 @@ def test_an_alert_is_active_from_its_opening_to_its_resolution(metrics: Metrics)
     assert samples(metrics)["alerts_total", (("severity", "critical"), ("stream", "lobby"))] == 2
 
 
-def test_reviews_and_scored_time_make_a_false_alarm_rate(metrics: Metrics, clock: Clock) -> None:
+def test_a_restored_alert_is_active_before_and_after_its_streams_first_status(metrics: Metrics) -> None:
+    rules = RuleEngine(AlertSettings(), hysteresis=0.05, new_id=lambda: "new")
+    results = Results(rules, Nobody(), Nobody(), Desk(Nobody()), metrics)
+    results.restore([alert("a1"), replace(alert("a2", "door"), resolved_at=Instant(1, 1))])
+    key = "alerts_active", (("stream", "lobby"),)
+    assert samples(metrics)[key] == 1
+    metrics.stream_status(status("lobby", StreamState.CONNECTING))
+    metrics.stream_status(status("door", StreamState.CONNECTING))
+    assert samples(metrics)[key] == 1
+    assert samples(metrics)["alerts_active", (("stream", "door"),)] == 0
+    results.removed("lobby")
+    assert samples(metrics)[key] == 0
+
+
+def test_scored_time_leaves_gaps_out(metrics: Metrics, clock: Clock) -> None:
     metrics.stream_status(status("lobby", StreamState.LIVE))
     for _ in range(11):
         metrics.stream_scored(stream_score("lobby", 1, 0.1))
         clock.now += 2.0
-    clock.now += 3600.0  # a gap is not scored time
+    clock.now += 3600.0
     metrics.stream_scored(stream_score("lobby", 2, 0.1))
-    before = alert("a1", "lobby")
-    reviewed = replace(before, review=Review.FALSE_ALARM)
-    metrics.alert(AlertEvent(AlertPhase.UPDATED, before, reviewed))
-    metrics.alert(AlertEvent(AlertPhase.RESOLVED, reviewed, reviewed))
-    found = samples(metrics)
-    assert found["scored_seconds_total", (("stream", "lobby"),)] == 20.0
-    assert found["alert_reviews_total", (("review", "false_alarm"), ("stream", "lobby"))] == 1.0
+    assert samples(metrics)["scored_seconds_total", (("stream", "lobby"),)] == 20.0
+
+
+def test_reviews_are_what_holds_now(metrics: Metrics) -> None:
+    def said(stream: str) -> dict[str, float]:
+        found = samples(metrics).items()
+        return {
+            dict(labels)["review"]: value
+            for (name, labels), value in found
+            if name == "alerts_by_review" and ("stream", stream) in labels
+        }
+
+    metrics.stream_status(status("lobby", StreamState.LIVE))
+    assert said("lobby") == {}, "nothing is known until the database has answered"
+    metrics.reviews({"lobby": {Review.FALSE_ALARM: 2, Review.NONE: 1}, "gone": {Review.CONFIRMED: 1}})
+    assert said("lobby") == {"none": 1, "acknowledged": 0, "confirmed": 0, "false_alarm": 2}
+    assert said("gone") == {}, "no series of a stream that is not there"
+    metrics.reviews({"lobby": {Review.CONFIRMED: 2}, "door": {Review.FALSE_ALARM: 1}})
+    assert (said("lobby")["false_alarm"], said("lobby")["confirmed"]) == (0, 2)
+    metrics.stream_status(status("door", StreamState.LIVE))
+    assert said("door")["false_alarm"] == 1
+    metrics.stream_removed("lobby")
+    assert said("lobby") == {}
 
 
 def test_openmetrics_on_request_carries_an_exemplar(metrics: Metrics) -> None:
