@@ -216,6 +216,8 @@ class DropReason(StrEnum):
     EXPIRED = "expired"
     BUDGET = "budget"
     DECODE_ERROR = "decode_error"
+    FAILED = "failed"
+    """an unexpected error in the analysis"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ class StreamMonitor:
         self._loop = asyncio.get_running_loop()
         self._latest = Latest[Frame](self._loop, lambda count: self.dropped(DropReason.REPLACED, count))
         self._fps = settings.sample_fps
-        self._degraded = False
+        self._degraded = self._failing = False
         self._scoring = StreamScoring(
             stream,
             settings.scoring,
@@ -274,6 +274,7 @@ class StreamMonitor:
                 continue
             try:
                 await self._score(frame)
+                self._failing = False
             except Expired:
                 self.dropped(DropReason.EXPIRED)
             except Overloaded:
@@ -282,6 +283,13 @@ class StreamMonitor:
                 # The engine itself says that a device is gone; this stream goes on, UNKNOWN for want of scores.
                 log.error("stream %s: frame %d was not scored: %s", self.stream, frame.seq, error)
                 self.dropped(DropReason.EXPIRED)
+            except Exception:
+                # A fault of ours on one frame must not leave the stream unwatched: it goes on, and where the fault
+                # stays, for want of scores it reads UNKNOWN and stale, which alarms.
+                if not self._failing:  # once in a row: the log must not fill the disk
+                    log.exception("stream %s: unexpected error on frame %d", self.stream, frame.seq)
+                self._failing = True
+                self.dropped(DropReason.FAILED)
 
     async def _score(self, frame: Frame) -> None:
         engine, observer = self._services.engine, self._services.observer

@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--freeze", default="", help="stages of the trunk to leave as they are, such as stem,stages_0")
     parser.add_argument("--frozen-norms", action="store_true", help="keep batch normalisation's statistics")
+    parser.add_argument(
+        "--bf16", action="store_true", help="let the trunk compute in bfloat16, where the processor is built for it"
+    )
     parser.add_argument("--backbone", help="another timm network that gives features at strides 16 and 32")
     parser.add_argument("--sizes", default="", help="input sizes by share of the length, such as 0:128,0.7:224")
     parser.add_argument("--limit", type=int, help="use only so many faces")
@@ -108,6 +111,7 @@ def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
         seed=seed,
         device=args.device,
         frozen_norms=args.frozen_norms,
+        bf16=args.bf16,
         command=command_line(),
     )
 

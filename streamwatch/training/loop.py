@@ -44,6 +44,7 @@ class Recipe:
     seed: int = 0
     device: str = "cpu"
     frozen_norms: bool = False
+    bf16: bool = False
     command: str = ""
 
 
@@ -156,7 +157,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self._batch(schedule.size(progress.seen), schedule.difficulty(progress.seen))
-        loss, terms, logits = member_loss(self.member, batch, self.recipe.losses)
+        loss, terms, logits = member_loss(self.member, batch, self.recipe.losses, bf16=self.recipe.bf16)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.member.parameters(), 5.0)

@@ -42,10 +42,15 @@ class Batch:
     clean_rows: Tensor
 
 
-def member_loss(member: MaskMember, batch: Batch, weights: LossWeights) -> tuple[Tensor, dict[str, float], Tensor]:
-    """The weighted sum, each term's value, and the batch's logits (2P,)."""
+def member_loss(
+    member: MaskMember, batch: Batch, weights: LossWeights, *, bf16: bool = False
+) -> tuple[Tensor, dict[str, float], Tensor]:
+    """The weighted sum, each term's value, and the batch's logits (2P,). `bf16`: the trunk computes in bfloat16, all
+    that follows in float32."""
     rows = len(batch.images)
-    features, mask = member.features(torch.cat((batch.images, batch.clean)))
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bf16):
+        features, mask = member.features(torch.cat((batch.images, batch.clean)))
+    features, mask = features.float(), mask.float()
     logits = member.head(features)[:, 0]
     seen, seen_mask = logits[:rows], mask[:rows]
     target = batch.labels * (1 - weights.smoothing) + 0.5 * weights.smoothing

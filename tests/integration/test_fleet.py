@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,26 @@ from streamwatch.config import IngestSettings, ScoringSettings, StreamSettings
 from streamwatch.demo.clip import encode
 from streamwatch.demo.finder import bundled_finder
 from streamwatch.demo.scene import Scene, load_portraits
-from streamwatch.domain import AlertEvent, FrameScores, StreamInfo, StreamScore, StreamState, StreamStatus
+from streamwatch.domain import (
+    AlertEvent,
+    DropReason,
+    Face,
+    FaceScore,
+    Frame,
+    FrameScores,
+    StreamInfo,
+    StreamScore,
+    StreamState,
+    StreamStatus,
+    Verdict,
+)
 from streamwatch.errors import Conflict, NotFound
 from streamwatch.fleet import Fleet
 from streamwatch.inference.engine import EngineSettings, LocalEngine
 from streamwatch.ingest.source import SourceContext, make_source
 from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import Engine, FindOptions
 
 FAST = IngestSettings(backoff_initial=0.1, backoff_cap=0.3, open_timeout=3.0, read_timeout=2.0, sample_fps=4.0)
 
@@ -153,3 +166,34 @@ async def test_a_dead_camera_is_retried_with_its_reason(services: MonitorService
         assert said[0].reason is not None and said[0].reason.value == "connection_failed"
         assert not any("hunter2" in status.detail for status in page.statuses)
         assert fleet["dead"].counters.reconnects >= 2
+
+
+class Faulty:
+    """The real engine with a fault of ours in it, as long as `broken`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.broken = True
+
+    async def find(self, frame: Frame, options: FindOptions, deadline: float) -> tuple[Face, ...]:
+        if self.broken:
+            raise ValueError("nobody thought of this")
+        return await self._engine.find(frame, options, deadline)
+
+    async def score(self, frame: Frame, faces: Sequence[Face], deadline: float) -> tuple[FaceScore, ...]:
+        return await self._engine.score(frame, faces, deadline)
+
+
+async def test_a_fault_of_ours_on_a_frame_leaves_no_stream_unwatched(
+    clip: Path, services: MonitorServices, caplog: pytest.LogCaptureFixture
+) -> None:
+    page, engine = services.publisher, Faulty(services.engine)
+    assert isinstance(page, Page)
+    make = maker(replace(services, engine=engine))
+    async with Camera([clip]) as camera, Fleet(make, nothing) as fleet:
+        await fleet.add("a", StreamSettings.model_validate({"url": camera.url}))
+        await until(lambda: fleet["a"].counters.dropped[DropReason.FAILED] >= 3)
+        assert caplog.text.count("unexpected error on frame") == 1  # not once a frame
+        await until(lambda: [score for score, _ in page.scores if score.verdict is Verdict.UNKNOWN])
+        engine.broken = False
+        await until(lambda: page.with_faces("a"))
