@@ -69,7 +69,9 @@ class Script(MemoryControl):
         self.hub.score(*analysed(role, self.seq, at, value))
         self.pasts.setdefault(stream, []).append(_point(role, at.wall, value))
 
-    def open_alert(self, stream: str, kind: AlertKind = AlertKind.DEEPFAKE, evidence: Path | None = None) -> Alert:
+    def open_alert(
+        self, stream: str, kind: AlertKind = AlertKind.DEEPFAKE, evidence: Path | None = None, **changes: Any
+    ) -> Alert:
         name, at, key = self.roles[stream].name, instant(), f"A{len(self.held) + 1:04d}"
         if kind is AlertKind.DEEPFAKE:
             text = f"{name}: score 0.91 above 0.70"
@@ -81,8 +83,16 @@ class Script(MemoryControl):
             opened = Alert(key, kind, "stream-down", stream, Severity.WARNING, at, at, 31.0, 31.0, 30.0, text)
         if evidence is not None:
             self.bundles[key] = evidence
+        opened = replace(opened, **changes)
         self._tell(AlertEvent(AlertPhase.OPENED, None, opened))
         return opened
+
+    def join(self, alert: str, track: int, evidence: Path) -> None:
+        """Another face comes to an open alert, with a bundle of its own."""
+        before = self.held[alert]
+        self.bundles[f"{alert}+{track}"] = evidence
+        labels = {**before.labels, "tracks": f"{before.labels.get('tracks', 1)},{track}"}
+        self._tell(AlertEvent(AlertPhase.UPDATED, before, replace(before, labels=labels, updated_at=instant())))
 
     def resolve(self, alert: str) -> None:
         before = self.held[alert]

@@ -97,6 +97,35 @@ def bundle(directory: Path) -> Path:
     return directory
 
 
+async def test_a_face_that_joins_is_shown_and_the_clip_plays_on(tab: Open, tmp_path: Path) -> None:
+    async with Service(cast(), tmp_path) as service:
+        script = service.script
+        alert = script.open_alert("lobby", evidence=bundle(tmp_path / "evidence"), labels={"tracks": "1"})
+        page = await tab(f"{service.url}#/alerts/{alert.id}")
+        await until(page, "() => document.querySelector('.evidence video')?.videoWidth > 0")
+        await page.evaluate(
+            "() => (window.clip = document.querySelector('video'), clip.muted = clip.loop = true, clip.play())"
+        )
+        await expect(page.locator(".joined")).to_have_count(0)
+        script.join(alert.id, 9, bundle(tmp_path / "joined"))
+        await expect(page.locator(".joined h3")).to_have_text("Face 9, which joined")
+        await expect(page.locator(".joined video")).to_have_count(1)
+        assert await page.evaluate("() => clip.isConnected && !clip.paused")
+        script.resolve(alert.id)
+        await expect(page.locator(".facts-list")).not_to_contain_text("still active")
+        await expect(page.locator(".joined")).to_have_count(1)
+
+
+async def test_accumulated_evidence_is_told_in_its_own_units(tab: Open, tmp_path: Path) -> None:
+    async with Service(cast(), tmp_path) as service:
+        fast = service.script.open_alert("lobby", rule="deepfake-fast", value=52.0, peak=61.53, threshold=45.0)
+        page = await tab(f"{service.url}#/alerts/{fast.id}")
+        await expect(page.locator(".facts-list")).to_contain_text("61.5 against a threshold of 45.0")
+        window = service.script.open_alert("press")
+        await page.goto(f"{service.url}#/alerts/{window.id}")
+        await expect(page.locator(".facts-list")).to_contain_text("0.94 against a threshold of 0.7")
+
+
 async def test_review_an_alert_with_its_evidence(tab: Open, tmp_path: Path, shots: Path) -> None:
     async with Service(cast(), tmp_path) as service:
         script = service.script

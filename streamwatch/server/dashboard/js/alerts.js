@@ -2,8 +2,8 @@
 
 import { api } from "./api.js";
 import { arrange, h, say, setText } from "./dom.js";
-import { evidence } from "./evidence.js";
-import { duration, KINDS, kindWords, moment, REVIEWS, score } from "./format.js";
+import { Evidence } from "./evidence.js";
+import { duration, KINDS, kindWords, moment, number, REVIEWS, score } from "./format.js";
 
 const SHOWN = { active: "Active", unreviewed: "Unreviewed", all: "All" };
 const PAGE = 50;
@@ -152,8 +152,13 @@ class Alerts {
       this.title = h("h2", { class: "plain" });
       this.told = h("ul", { class: "told", "aria-label": "Deliveries" });
       const review = h("div", { class: "review-bar", hidden: !this.context.may("operate") }, this.note, h("div", { class: "actions" }, this.buttons));
-      this.detail.replaceChildren(this.title, review, this.reviewFault, this.told, evidence(alert.id), this.facts);
+      this.evidence = new Evidence(alert.id);
+      this.tracks = tracks(alert);
+      this.detail.replaceChildren(this.title, review, this.reviewFault, this.told, this.evidence.element, this.facts);
     }
+    const joined = [...tracks(alert)].filter((track) => !this.tracks.has(track));
+    for (const track of joined) this.evidence.join(`${alert.id}+${track}`);
+    this.tracks = tracks(alert);
     setText(this.title, alert.summary);
     for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset.review === alert.review));
     const facts = [
@@ -162,7 +167,7 @@ class Alerts {
       ["Severity", alert.severity],
       ["Opened", moment(Date.parse(alert.opened_at))],
       ["Resolved", alert.resolved_at ? moment(Date.parse(alert.resolved_at)) : "still active"],
-      ["Peak", alert.kind === "deepfake_suspected" ? `${score(alert.peak)} against a threshold of ${score(alert.threshold)}` : `${alert.peak}`],
+      ["Peak", alert.kind === "deepfake_suspected" ? against(alert) : `${alert.peak}`],
       ["Rule", alert.rule],
       ["Review", `${REVIEWS[alert.review] ?? alert.review}${alert.reviewed_by ? ` by ${alert.reviewed_by}` : ""}`],
     ];
@@ -193,6 +198,14 @@ class Alerts {
       this.reviewFault.textContent = error.message;
     }
   }
+}
+
+const tracks = (alert) => new Set(alert.labels.tracks?.split(","));
+
+/** A threshold above 1 is one of accumulated evidence, not of a score. */
+function against({ peak, threshold }) {
+  const words = threshold > 1 ? (value) => number(value, 1) : score;
+  return `${words(peak)} against a threshold of ${words(threshold)}`;
 }
 
 function told({ state, attempts, finished_at, error }) {

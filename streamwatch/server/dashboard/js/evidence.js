@@ -6,21 +6,35 @@ import { h } from "./dom.js";
 const AGAIN_AFTER = 3_000;
 const ATTEMPTS = 10;
 
-/** An element that fills itself; the bundle of a running alert is written only after its post-roll, so it asks again. */
-export function evidence(alert) {
-  const box = h("div", { class: "evidence" }, h("p", { class: "muted" }, "Looking for evidence"));
-  fill(box, alert, 0);
-  return box;
-}
+/** What was kept of one alert, and below it what was kept of the faces that joined; it fills itself. */
+export class Evidence {
+  #joined = new Set();
 
-async function fill(box, alert, attempt) {
-  try {
-    const bundle = await api.evidence(alert);
-    box.replaceChildren(player(bundle), pictures(bundle), files(bundle), ...bundle.joined.map(joined));
-  } catch (error) {
-    const final = error.status !== 404 || attempt >= ATTEMPTS;
-    box.replaceChildren(h("p", { class: "muted" }, error.status === 404 ? (final ? "No evidence was kept for this alert." : "No evidence yet.") : error.message));
-    if (!final) setTimeout(() => box.isConnected && fill(box, alert, attempt + 1), AGAIN_AFTER);
+  constructor(alert) {
+    this.alert = alert;
+    this.own = h("div", { class: "evidence" }, h("p", { class: "muted" }, "Looking for evidence"));
+    this.element = h("div", { class: "evidence" }, this.own);
+    this.#look(0);
+  }
+
+  /** A face that came to a running alert has a bundle of its own, `ALERT+TRACK`. What is shown already stays as it is. */
+  join(id) {
+    if (this.#joined.has(id)) return;
+    this.#joined.add(id);
+    this.element.append(h("section", { class: "joined" }, h("h3", {}, `Face ${id.slice(id.lastIndexOf("+") + 1)}, which joined`), new Evidence(id).element));
+  }
+
+  /** The bundle of a running alert is written only after its post-roll: so it asks again. */
+  async #look(attempt) {
+    try {
+      const bundle = await api.evidence(this.alert);
+      this.own.replaceChildren(player(bundle), pictures(bundle), files(bundle));
+      for (const id of bundle.joined) this.join(id);
+    } catch (error) {
+      const final = error.status !== 404 || attempt >= ATTEMPTS;
+      this.own.replaceChildren(h("p", { class: "muted" }, error.status === 404 ? (final ? "No evidence was kept for this alert." : "No evidence yet.") : error.message));
+      if (!final) setTimeout(() => this.own.isConnected && this.#look(attempt + 1), AGAIN_AFTER);
+    }
   }
 }
 
@@ -28,11 +42,6 @@ function player(bundle) {
   const clip = bundle.files.find((file) => file.media_type.startsWith("video/"));
   if (!clip) return h("p", { class: "muted" }, "The bundle holds no clip.");
   return h("video", { src: clip.href, controls: true, preload: "metadata", playsinline: true, "aria-label": "Evidence clip" });
-}
-
-/** A face that came to a running alert has a bundle of its own, `ALERT+TRACK`. */
-function joined(id) {
-  return h("section", { class: "joined" }, h("h3", {}, `Face ${id.slice(id.lastIndexOf("+") + 1)}, which joined`), evidence(id));
 }
 
 const CAPTIONS = { worst: "Worst face", worst_heat: "… and where", typical: "Typical face", typical_heat: "… and where" };
