@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -123,8 +123,9 @@ class AlertStore(Protocol):
     """Alerts and their outbox. `record` is one transaction. All raise StorageError."""
 
     async def record(self, event: AlertEvent, sinks: Sequence[str]) -> None: ...
-    async def due(self, sink: str, now: float, limit: int) -> list[Delivery]:
-        """The oldest undelivered rows of the sink, at most one per alert, that may be tried at wall time `now`."""
+    async def due(self, sink: str, now: float, limit: int, finished: Collection[int] = ()) -> list[Delivery]:
+        """The oldest undelivered rows of the sink, at most one per alert, that may be tried at wall time `now`.
+        `finished` are ids of rows that are done with, though that could not be noted yet."""
 
     async def delivered(self, delivery: Delivery, at: float) -> None: ...
     async def failed(self, delivery: Delivery, error: str, next_attempt: float | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +17,9 @@ SIGNATURE_HEADER = "X-StreamWatch-Signature"
 ZERO_TIME = "0001-01-01T00:00:00Z"
 """Alertmanager's `endsAt` of an alert that still fires (webhook)."""
 FIRING_FOR = 7 * 86_400.0
-"""Alertmanager forgets an alert whose end has come. It is told an end far ahead, and the true one with the
-resolution."""
+"""Alertmanager forgets an alert whose end has come. It is told an end far ahead, so that neither this service nor its
+database need be up all the time, and the true one with the resolution."""
+_NO_NAME = re.compile(r"[^a-zA-Z0-9_]|^(?=[0-9]|$)")
 
 
 def webhook(receiver: str, deliveries: Sequence[Delivery]) -> dict[str, Any]:
@@ -39,20 +41,17 @@ def webhook(receiver: str, deliveries: Sequence[Delivery]) -> dict[str, Any]:
     }
 
 
-def alertmanager(deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
-    """The body of POST /api/v2/alerts."""
-    found = []
-    for alert in (d.event.after for d in deliveries):
-        end = alert.resolved_at.wall if alert.resolved_at else alert.updated_at.wall + FIRING_FOR
-        found.append(
-            {
-                "labels": labels(alert),
-                "annotations": notes(alert),
-                "startsAt": iso(alert.opened_at.wall),
-                "endsAt": iso(end),
-            }
-        )
-    return found
+def alertmanager(alerts: Sequence[Alert], now: float) -> list[dict[str, Any]]:
+    """The body of POST /api/v2/alerts, sent at wall time `now`."""
+    return [
+        {
+            "labels": labels(alert),
+            "annotations": _named(notes(alert)),
+            "startsAt": iso(alert.opened_at.wall),
+            "endsAt": iso(alert.resolved_at.wall if alert.resolved_at else now + FIRING_FOR),
+        }
+        for alert in alerts
+    ]
 
 
 def labels(alert: Alert) -> dict[str, str]:
@@ -87,7 +86,7 @@ def event_key(event: AlertEvent) -> str:
 
 def batch_key(deliveries: Sequence[Delivery]) -> str:
     """The idempotency key of one notification: for a single event that event's own key, which each alert of a
-    notification also carries as its annotation `event`."""
+    notification also carries as its annotation `event`. An attempt that gathers further alerts has another key."""
     keys = sorted(event_key(d.event) for d in deliveries)
     return keys[0] if len(keys) == 1 else hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
@@ -116,6 +115,12 @@ def _webhook_alert(event: AlertEvent) -> dict[str, Any]:
         "generatorURL": "",
         "fingerprint": fingerprint,
     }
+
+
+def _named(values: Mapping[str, str]) -> dict[str, str]:
+    """With names that Alertmanager takes ([a-zA-Z_][a-zA-Z0-9_]*). A name that was one already is not overwritten."""
+    mapped = {_NO_NAME.sub("_", name): value for name, value in values.items()}
+    return {**mapped, **{name: value for name, value in values.items() if name in mapped}}
 
 
 def _common(maps: Sequence[Mapping[str, str]]) -> dict[str, str]:

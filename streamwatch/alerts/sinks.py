@@ -10,14 +10,14 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import httpx
 from pydantic import SecretStr
 
 from streamwatch.alerts import payload
 from streamwatch.config import SinkSettings
-from streamwatch.domain import Severity
+from streamwatch.domain import Alert, Severity
 from streamwatch.errors import ConfigError, DeliveryFailed
 from streamwatch.protocols import Delivery
 
@@ -37,6 +37,14 @@ class AlertSink(Protocol):
         deliveries."""
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class RenewingSink(AlertSink, Protocol):
+    """A receiver that forgets alerts which it is not told again and again."""
+
+    async def renew(self, alerts: Sequence[Alert]) -> None:
+        """Says that these are still open. Raises DeliveryFailed."""
 
 
 class LogSink:
@@ -78,7 +86,8 @@ class _HttpSink:
 
 
 class WebhookSink(_HttpSink):
-    """Alertmanager's webhook shape, signed where a secret is set, with an `Idempotency-Key` that attempts share."""
+    """Alertmanager's webhook shape, signed where a secret is set, with an `Idempotency-Key` that attempts share.
+    A further attempt may gather further alerts; then each alert's annotation `event` is still the same."""
 
     def __init__(self, name: str, url: str, secret: str | None, timeout: float) -> None:
         super().__init__(url, timeout)
@@ -94,13 +103,17 @@ class WebhookSink(_HttpSink):
 
 
 class AlertmanagerSink(_HttpSink):
-    """Alertmanager's own API, version 2. `url` is its base address."""
+    """Alertmanager's own API, version 2. `url` is its base address. It has to be told again what is open: a restart of
+    it forgets some, and an end that was given far ahead comes at last."""
 
     def __init__(self, url: str, timeout: float) -> None:
         super().__init__(url.rstrip("/") + "/api/v2/alerts", timeout)
 
     async def send(self, deliveries: Sequence[Delivery]) -> None:
-        await self._post(payload.alertmanager(deliveries), {})
+        await self.renew([d.event.after for d in deliveries])
+
+    async def renew(self, alerts: Sequence[Alert]) -> None:
+        await self._post(payload.alertmanager(alerts, time.time()), {})
 
 
 class CommandSink:

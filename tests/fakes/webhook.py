@@ -34,6 +34,8 @@ class Receiver:
     url: str = ""
     status: int = 200
     delay: float = 0.0
+    refused: str = ""
+    """a body with this in it is answered 422"""
     requests: list[Received] = field(default_factory=list)
 
     @property
@@ -52,9 +54,10 @@ def webhook_receiver(port: int = 0) -> Iterator[Receiver]:
             if len(body) < length:  # the sender died in mid-sentence
                 return
             time.sleep(receiver.delay)
-            if receiver.status < 300:
+            status = 422 if receiver.refused and receiver.refused.encode() in body else receiver.status
+            if status < 300:
                 receiver.requests.append(Received(time.time(), self.path, dict(self.headers), body))
-            self.send_response(receiver.status)
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

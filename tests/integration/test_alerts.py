@@ -10,27 +10,24 @@ import itertools
 import json
 import logging
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from streamwatch.alerts.dispatcher import Dispatcher
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.alerts.sinks import make_sinks
 from streamwatch.config import AlertSettings, HistorySettings, SinkSettings
-from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, Instant, Severity, Verdict
+from streamwatch.domain import AlertKind, Severity, Verdict
 from streamwatch.errors import ConfigError
 from streamwatch.history.store import History
 from streamwatch.observer import NullObserver
 from streamwatch.results import Desk, Results
 from streamwatch.server.hub import Hub
+from tests.fakes.alerting import dispatching, hook, now, opened, resolved, until
 from tests.fakes.records import stream_score
 from tests.fakes.webhook import Receiver, webhook_receiver
 
@@ -49,57 +46,9 @@ async def history(tmp_path: Path) -> AsyncIterator[History]:
     await store.close()
 
 
-@asynccontextmanager
-async def dispatching(history: History, sinks: Mapping[str, object], **options: Any) -> AsyncIterator[Dispatcher]:
-    settings = {name: SinkSettings.model_validate(sink) for name, sink in sinks.items()}
-    made = make_sinks(settings)
-    dispatcher = Dispatcher(history.alerts, {n: (made[n], settings[n]) for n in settings}, **options)
-    task = asyncio.create_task(dispatcher.run())
-    try:
-        yield dispatcher
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await dispatcher.stop()
-
-
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-def now() -> Instant:
-    return Instant(time.monotonic(), time.time())
-
-
-def opened(name: str, stream: str = "lobby", severity: Severity = Severity.CRITICAL) -> AlertEvent:
-    at = now()
-    alert = Alert(
-        id=name,
-        kind=AlertKind.DEEPFAKE,
-        rule="deepfake",
-        stream=stream,
-        severity=severity,
-        opened_at=at,
-        updated_at=at,
-        value=0.9,
-        peak=0.9,
-        threshold=0.7,
-        summary=f"Face 1 on {stream}",
-        labels={"site": "hq"},
-    )
-    return AlertEvent(AlertPhase.OPENED, None, alert)
-
-
-def resolved(event: AlertEvent) -> AlertEvent:
-    at = now()
-    return AlertEvent(AlertPhase.RESOLVED, event.after, replace(event.after, updated_at=at, resolved_at=at))
-
-
 async def test_a_webhook_is_signed_and_in_alertmanagers_shape(history: History, receiver: Receiver) -> None:
     sink = {"kind": "webhook", "url": receiver.url, "secret": "s3cret"}
-    async with dispatching(history, {"hook": sink}) as dispatcher:
+    async with dispatching(history.alerts, {"hook": sink}) as dispatcher:
         event = opened("a1")
         dispatcher.submit(event)
         dispatcher.submit(resolved(event))
@@ -129,13 +78,13 @@ async def test_a_failing_receiver_is_tried_again_in_order(history: History, rece
     receiver.status = 503
     problems: list[tuple[str, str | None]] = []
     report = lambda kind, name, problem: problems.append((name, problem))  # noqa: E731
-    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}, report=report) as dispatcher:
+    async with dispatching(history.alerts, hook(receiver), report=report) as dispatcher:
         event = opened("a1")
         dispatcher.submit(event)
         dispatcher.submit(resolved(event))
         await until(lambda: dispatcher.statistics.failed_attempts >= 2)
         receiver.status = 200
-        await until(lambda: dispatcher.statistics.delivered == 2)  # and noted as such, not only received
+        await until(lambda: dispatcher.statistics.delivered == 2)
     assert receiver.told == [("a1", "firing"), ("a1", "resolved")]
     deliveries = await history.alerts.deliveries("a1")
     assert [(d.sequence, d.state) for d in deliveries] == [(1, "delivered"), (2, "delivered")]
@@ -149,7 +98,7 @@ async def test_a_dead_sink_delays_no_other_and_is_told(history: History, receive
         "live": {"kind": "webhook", "url": receiver.url},
     }
     report = lambda kind, name, problem: problems.append((kind, name, problem))  # noqa: E731
-    async with dispatching(history, sinks, report=report) as dispatcher:
+    async with dispatching(history.alerts, sinks, report=report) as dispatcher:
         for i in range(5):
             dispatcher.submit(opened(f"a{i}", stream=f"cam{i}"))
         await until(lambda: len(receiver.told) == 5)
@@ -160,21 +109,49 @@ async def test_a_dead_sink_delays_no_other_and_is_told(history: History, receive
 
 async def test_a_refused_body_becomes_a_dead_letter(history: History, receiver: Receiver) -> None:
     receiver.status = 422
-    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}) as dispatcher:
+    async with dispatching(history.alerts, hook(receiver)) as dispatcher:
         dispatcher.submit(opened("a1"))
         await until(lambda: dispatcher.statistics.dead == 1)
     (delivery,) = await history.alerts.deliveries("a1")
     assert (delivery.state, delivery.error) == ("dead", "answered 422")
 
 
+async def test_what_fails_for_too_long_becomes_a_dead_letter(history: History, receiver: Receiver) -> None:
+    """And holds up nothing that comes after it."""
+    receiver.status = 503
+    sink = {"kind": "webhook", "url": receiver.url, "give_up_after": 2.0}
+    async with dispatching(history.alerts, {"hook": sink}) as dispatcher:
+        event = opened("a1")
+        dispatcher.submit(event)
+        await until(lambda: dispatcher.statistics.dead == 1)
+        assert dispatcher.statistics.failed_attempts >= 2  # it was tried again first
+        receiver.status = 200
+        dispatcher.submit(resolved(event))
+        await until(lambda: receiver.told == [("a1", "resolved")])
+    states = [(d.state, d.error) for d in await history.alerts.deliveries("a1")]
+    assert states == [("dead", "answered 503"), ("delivered", "")]
+
+
+async def test_a_refused_alert_takes_no_other_of_its_notification_with_it(history: History, receiver: Receiver) -> None:
+    receiver.refused = "a2"
+    sinks = hook(receiver)
+    async with dispatching(history.alerts, sinks, group_wait=0.3) as dispatcher:
+        for name in ("a1", "a2", "a3"):
+            dispatcher.submit(opened(name))
+        await until(lambda: dispatcher.statistics.delivered == 2 and dispatcher.statistics.dead == 1)
+    assert receiver.told == [("a1", "firing"), ("a3", "firing")]
+    (dead,) = await history.alerts.deliveries("a2")
+    assert (dead.state, dead.error) == ("dead", "answered 422")
+
+
 async def test_what_was_not_delivered_is_delivered_by_the_next_run(history: History, receiver: Receiver) -> None:
     receiver.status = 500
-    sinks = {"hook": {"kind": "webhook", "url": receiver.url}}
-    async with dispatching(history, sinks) as dispatcher:
+    sinks = hook(receiver)
+    async with dispatching(history.alerts, sinks) as dispatcher:
         dispatcher.submit(opened("a1"))
         await until(lambda: dispatcher.statistics.failed_attempts)
     receiver.status = 200
-    async with dispatching(history, sinks):
+    async with dispatching(history.alerts, sinks):
         await until(lambda: receiver.told == [("a1", "firing")])
 
 
@@ -183,7 +160,7 @@ async def test_silences_and_severity_choose_the_sinks(history: History, receiver
         "all": {"kind": "webhook", "url": receiver.url},
         "critical": {"kind": "webhook", "url": receiver.url + "/critical", "min_severity": "critical"},
     }
-    async with dispatching(history, sinks) as dispatcher:
+    async with dispatching(history.alerts, sinks) as dispatcher:
         quiet = opened("quiet")
         dispatcher.submit(replace(quiet, after=replace(quiet.after, silenced=True)))
         dispatcher.submit(opened("small", severity=Severity.INFO))
@@ -196,8 +173,8 @@ async def test_silences_and_severity_choose_the_sinks(history: History, receiver
 
 
 async def test_alerts_of_one_stream_gather(history: History, receiver: Receiver) -> None:
-    sinks = {"hook": {"kind": "webhook", "url": receiver.url}}
-    async with dispatching(history, sinks, group_wait=0.3) as dispatcher:
+    sinks = hook(receiver)
+    async with dispatching(history.alerts, sinks, group_wait=0.3) as dispatcher:
         for name, stream in (("a1", "lobby"), ("a2", "lobby"), ("a3", "hall")):
             dispatcher.submit(opened(name, stream))
         await until(lambda: len(receiver.told) == 3)
@@ -214,7 +191,7 @@ async def test_alerts_leave_while_the_database_is_down(
     database = history.scores._database
     problems: list[tuple[str, str | None]] = []
     report = lambda kind, name, problem: problems.append((name, problem))  # noqa: E731
-    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}, report=report) as dispatcher:
+    async with dispatching(history.alerts, hook(receiver), report=report) as dispatcher:
         async with database.writing() as connection:
             await connection.execute(text("ALTER TABLE alerts RENAME TO away"))
         event = opened("a1")
@@ -237,8 +214,8 @@ async def test_what_was_in_memory_survives_a_restart_once_the_database_is_back(
     """Database and receiver are down together; the database comes back first, and then the service is restarted."""
     database = history.scores._database
     receiver.status = 503
-    sinks = {"hook": {"kind": "webhook", "url": receiver.url}}
-    async with dispatching(history, sinks) as dispatcher:
+    sinks = hook(receiver)
+    async with dispatching(history.alerts, sinks) as dispatcher:
         async with database.writing() as connection:
             await connection.execute(text("ALTER TABLE alerts RENAME TO away"))
         event = opened("a1")
@@ -251,7 +228,7 @@ async def test_what_was_in_memory_survives_a_restart_once_the_database_is_back(
         assert dispatcher.statistics.in_memory == 0
     seen = len(receiver.told)
     receiver.status = 200
-    async with dispatching(history, sinks):
+    async with dispatching(history.alerts, sinks):
         await until(lambda: len(receiver.told) == seen + 2)
     assert receiver.told[seen:] == [("a1", "firing"), ("a1", "resolved")]
 
@@ -264,7 +241,7 @@ async def test_a_command_gets_the_alert_and_is_killed_when_late(history: History
         "late": {"kind": "command", "command": ["sleep", "60"], "timeout": 0.2},
         "absent": {"kind": "command", "command": ["/no/such/program"]},
     }
-    async with dispatching(history, sinks) as dispatcher:
+    async with dispatching(history.alerts, sinks) as dispatcher:
         dispatcher.submit(opened("a1"))
         await until(lambda: dispatcher.statistics.delivered == 1 and dispatcher.statistics.failed_attempts >= 2)
     assert json.loads(written.read_text())["alerts"][0]["labels"]["alert_id"] == "a1"
@@ -281,7 +258,7 @@ async def test_apprise_and_alertmanager_reach_their_receivers(history: History, 
         "chat": {"kind": "apprise", "url": f"json://{host}"},
         "am": {"kind": "alertmanager", "url": receiver.url},
     }
-    async with dispatching(history, sinks) as dispatcher:
+    async with dispatching(history.alerts, sinks) as dispatcher:
         dispatcher.submit(opened("a1"))
         await until(lambda: len(receiver.requests) == 2)
     bodies = {r.path: r.json for r in receiver.requests}
@@ -299,7 +276,7 @@ async def test_score_to_webhook_latency(history: History, receiver: Receiver) ->
     )
     caused: dict[str, float] = {}
     writing = asyncio.create_task(history.run())
-    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}) as dispatcher:
+    async with dispatching(history.alerts, hook(receiver)) as dispatcher:
         results = Results(rules, Hub(), history, Desk(dispatcher), NullObserver())
         for turn in range(40):
             for camera in range(4):
@@ -321,7 +298,7 @@ async def test_score_to_webhook_latency(history: History, receiver: Receiver) ->
 
 async def test_a_record_that_the_database_refuses_holds_up_no_other(history: History, receiver: Receiver) -> None:
     """It leaves all the same, and is missed in the history, counted."""
-    async with dispatching(history, {"hook": {"kind": "webhook", "url": receiver.url}}) as dispatcher:
+    async with dispatching(history.alerts, hook(receiver)) as dispatcher:
         dispatcher.submit(replace(opened("a1"), after=replace(opened("a1").after, summary="no text: \udcff")))
         dispatcher.submit(opened("a2"))
         await until(lambda: len(receiver.told) == 2)
@@ -340,7 +317,7 @@ async def test_no_secret_of_a_sink_is_logged(
         "dead": {"kind": "webhook", "url": "http://user:T0PSECRET@127.0.0.1:9/T0PSECRET", "timeout": 1.0},
         "log": {"kind": "log"},
     }
-    async with dispatching(history, sinks) as dispatcher:
+    async with dispatching(history.alerts, sinks) as dispatcher:
         dispatcher.submit(opened("a1"))
         await until(lambda: dispatcher.statistics.delivered == 2 and dispatcher.statistics.failed_attempts >= 3)
     assert "opened deepfake_suspected [lobby]" in caplog.text
