@@ -214,12 +214,23 @@ class Dispatcher:
             async with post.sending:
                 # An alert may have been resolved since it was read; no resolution comes in between from here on.
                 current = [alert for alert in alerts if not self._overtaken(name, alert)]
-                try:
-                    for start in range(0, len(current), BATCH):
-                        await sink.renew(current[start : start + BATCH])
-                except DeliveryFailed as error:
-                    log.debug("alerts: the sink %s was not told again what is open: %s", name, error)
-                    self._observer.delivery(name, "not_renewed")
+                for start in range(0, len(current), BATCH):
+                    if not await self._renewed(name, sink, current[start : start + BATCH]):
+                        break
+
+    async def _renewed(self, name: str, sink: RenewingSink, alerts: Sequence[Alert]) -> bool:
+        """Whether the receiver can be told the next ones."""
+        try:
+            await sink.renew(alerts)
+            return True
+        except DeliveryFailed as error:
+            log.debug("alerts: the sink %s was not told again what is open: %s", name, error)
+            again = not error.retryable  # these are refused, the next ones may not be
+        except Exception:  # a sink's fault is never the service's
+            log.exception("alerts: the sink %s", name)
+            again = False
+        self._observer.delivery(name, "not_renewed")
+        return again
 
     # --- order -----------------------------------------------------------------------------------------------------
 
