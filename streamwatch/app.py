@@ -44,7 +44,7 @@ from streamwatch.scoring.stream import EXPECTED_FRAMES
 from streamwatch.server.auth import Access, is_loopback
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions
-from streamwatch.server.run import Address, serving
+from streamwatch.server.run import Address, reserve, serving
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,10 @@ class Service:
 
     async def _start(self) -> None:
         config, enter = self._config, self._stack.enter_async_context
-        # What may be refused without work comes before what takes seconds.
+        # What may be refused without work comes before what takes seconds, and before anything is touched that belongs
+        # to a service that already runs here.
+        address = reserve(config.server)
+        self._stack.callback(address.close)
         rules = RuleEngine(
             config.alerts,
             hysteresis=config.scoring.hysteresis,
@@ -139,7 +142,7 @@ class Service:
             self._settled,
         )
         http = Services(self.control, hub, config.server, Access(config.server), metrics.exposition)
-        self.address = await enter(serving(http))
+        self.address = await enter(serving(http, address))
         await self._begin(hub)
 
     async def _begin(self, hub: Hub) -> None:
@@ -222,14 +225,14 @@ class Service:
         """Who judged a stream: what its evidence is signed with."""
         engine = self.engine.describe()
         shown = self._config.model_dump_json(by_alias=True).encode()
-        monitor = self.fleet.monitors.get(stream)
+        settings, monitor = self._settled.config.streams.get(stream), self._watched(stream)
         return {
             "streamwatch": __version__,
             "weights": engine["weights"],
             "detector": engine["detector"],
             "devices": engine["devices"],
             "configuration_sha256": hashlib.sha256(shown).hexdigest(),
-            "source": display_url(monitor.settings.stream.url.get_secret_value()) if monitor else "",
+            "source": display_url(settings.url.get_secret_value()) if settings else "",
             "clock": monitor.newest.frame.clock.value if monitor and monitor.newest else None,
         }
 
@@ -239,10 +242,15 @@ class Service:
 
     def _pictures(self, stream: str) -> bool:
         """Whether pictures of the stream may be stored at all; not of one that is not known."""
-        monitor = self.fleet.monitors.get(stream)
-        if monitor is None:
+        settings = self._settled.config.streams.get(stream)
+        if settings is None:
             return False
-        return (monitor.settings.stream.store_frames or self._config.alerts.evidence.store_frames) != "never"
+        return (settings.store_frames or self._config.alerts.evidence.store_frames) != "never"
+
+    def _watched(self, stream: str) -> StreamMonitor | None:
+        """None also while there is no fleet yet: alerts of an earlier run are taken up before."""
+        fleet: Fleet | None = getattr(self, "fleet", None)
+        return fleet.monitors.get(stream) if fleet is not None else None
 
     async def _open_history(self, history: History) -> History:
         """A database that is down keeps nobody from watching: it is tried again in the background."""

@@ -21,7 +21,8 @@ from streamwatch.server.deps import Services
 from streamwatch.server.pictures import PicturePump
 
 MAX_MESSAGE = 64 << 10
-STOP_WITHIN = 3
+STOP_WITHIN = 1
+"""Seconds granted at the end to requests that are under way: with all else, Ctrl-C is to end within five."""
 CLOSE_WITHIN = 2.0
 _log = logging.getLogger(__name__)
 
@@ -81,11 +82,17 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(services: Services) -> AsyncIterator[Address]:
-    """Serves until the body ends. Raises ServerError where the address is in use or the TLS files are unusable."""
+async def serving(services: Services, address: socket.socket | None = None) -> AsyncIterator[Address]:
+    """Serves until the body ends, at an `address` that was reserved before or at that of the settings. Raises
+    ServerError where it is in use or the TLS files are unusable."""
     settings = services.settings
     config = _configured(services)
-    listener = listen(settings)
+    listener = address or reserve(settings)
+    try:
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise _in_use(settings, error) from error
     server = _Server(config)
     pump = PicturePump(services.hub)
     tasks = [
@@ -109,8 +116,9 @@ async def serving(services: Services) -> AsyncIterator[Address]:
                 _log.error("the server's task failed: %r", result)
 
 
-def listen(settings: ServerSettings) -> socket.socket:
-    """A listening socket. Raises ServerError naming the address."""
+def reserve(settings: ServerSettings) -> socket.socket:
+    """A socket bound to the address, which takes no connection yet: who asks too early is refused, not kept waiting.
+    Raises ServerError naming the address."""
     where = f"{settings.host}:{settings.port}"
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -122,11 +130,15 @@ def listen(settings: ServerSettings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for TIME_WAIT
         listener.setblocking(False)
         listener.bind(address)
-        listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise ServerError(f"server.port: cannot listen on {where}: {error.strerror or error}") from error
+        raise _in_use(settings, error) from error
     return listener
+
+
+def _in_use(settings: ServerSettings, error: OSError) -> ServerError:
+    where = f"{settings.host}:{settings.port}"
+    return ServerError(f"server.port: cannot listen on {where}: {error.strerror or error}")
 
 
 def _configured(services: Services) -> uvicorn.Config:

@@ -27,7 +27,7 @@ from streamwatch.domain import AlertEvent, AlertPhase, StreamState, StreamStatus
 from streamwatch.errors import ConfigError, ServerError
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions
-from streamwatch.server.run import Address, listen, serving
+from streamwatch.server.run import Address, reserve, serving
 from streamwatch.server.tokens import Scope
 from tests.fakes.certificates import self_signed
 from tests.fakes.control import alert, build, frame_scores, instant, stream_score
@@ -193,11 +193,11 @@ async def test_the_port_in_use_is_named_and_a_second_run_works_at_once(tmp_path:
     async with running(tmp_path) as (_, url):
         port = int(url.split(":")[2].partition("/")[0])
         with pytest.raises(ServerError, match=rf"server\.port: cannot listen on 127\.0\.0\.1:{port}: "):
-            listen(ServerSettings(port=port))
+            reserve(ServerSettings(port=port))
     async with running(tmp_path, port=port) as (_, again), connect(again) as client:
         assert (await receive(client))["type"] == "snapshot"
     with pytest.raises(ServerError, match=r"server\.host"):
-        listen(ServerSettings(host="no-such-host.invalid"))
+        reserve(ServerSettings(host="no-such-host.invalid"))
 
 
 async def test_stopping_ends_clients_with_a_reason_within_seconds(tmp_path: Path) -> None:

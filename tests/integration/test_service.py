@@ -17,7 +17,10 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from streamwatch.app import Service
 from streamwatch.camera import Camera, Credentials
+from streamwatch.config import HistorySettings
+from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, Instant, Severity
 from streamwatch.errors import ServerError
+from streamwatch.history.store import History
 from tests.fakes.people import people, quick_config
 
 SECRET = "hunter2-planted"
@@ -137,15 +140,40 @@ async def test_a_planted_secret_comes_out_nowhere(tmp_path: Path) -> None:
             assert SECRET.encode() not in written.read_bytes(), written
 
 
-async def test_a_port_in_use_is_named_and_nothing_is_left_running(tmp_path: Path) -> None:
+async def left_open(history: HistorySettings) -> None:
+    """An alert as a service leaves it that was killed before its evidence was sealed."""
+    at = Instant(0.0, time.time() - 2)
+    alert = Alert("a1", AlertKind.DEEPFAKE, "deepfake", "lobby", Severity.CRITICAL, at, at, 0.9, 0.9, 0.7, "Face 1", 1)
+    store = History(history)
+    await store.open()
+    await store.alerts.record(AlertEvent(AlertPhase.OPENED, None, alert), ["log"])
+    await store.close()
+
+
+async def test_a_service_that_was_killed_within_the_post_roll_starts_again(tmp_path: Path) -> None:
+    config = quick_config(tmp_path, {"lobby": {"url": "rtsp://127.0.0.1:9/x", "store_frames": "never"}})
+    await left_open(config.history)
+    async with Service(config) as service, httpx.AsyncClient(base_url=service.url, timeout=30) as http:
+        assert [a["id"] for a in (await http.get("/api/v1/alerts?active=true")).json()["items"]] == ["a1"]
+        async with asyncio.timeout(20):
+            while (await http.get("/api/v1/alerts/a1/evidence")).status_code != 200:
+                await asyncio.sleep(0.1)
+    manifest = json.loads((tmp_path / "evidence" / "a1" / "manifest.json").read_text())
+    assert (manifest["alert"]["labels"]["interrupted"], manifest["pictures"]) == ("true", "never")
+    assert manifest["identity"]["source"] == "rtsp://127.0.0.1:9/x"
+
+
+async def test_a_port_in_use_is_named_and_nothing_is_left_running_or_touched(tmp_path: Path) -> None:
     before = {task.get_name() for task in asyncio.all_tasks()}
-    async with Service(quick_config(tmp_path / "a", {})) as first:
-        (tmp_path / "b").mkdir()
-        config = quick_config(tmp_path / "b", {}, server={"port": first.address.port})
+    async with Service(quick_config(tmp_path, {})) as first:
+        config = quick_config(tmp_path, {}, server={"port": first.address.port})
+        await left_open(config.history)  # by the first, as the second would find it
         with pytest.raises(ServerError, match=f"127.0.0.1:{first.address.port}") as caught:
             async with Service(config):
                 pass
         assert caught.value.exit_code == 6
+        assert not (tmp_path / "evidence" / "a1").exists()
+        assert not list((tmp_path / "evidence").glob(".partial*"))
     async with asyncio.timeout(5):
         while {task.get_name() for task in asyncio.all_tasks()} - before:
             await asyncio.sleep(0.05)
