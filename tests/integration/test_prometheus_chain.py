@@ -45,6 +45,34 @@ def test_rules_and_configuration_are_valid_and_the_rules_do_as_they_should() -> 
     run(amtool, "check-config", RULES.with_name("alertmanager.yml"))
 
 
+def test_the_documented_false_alarm_rate_counts_the_streams_that_are_there(tmp_path: Path) -> None:
+    """A month of an hour's scores an hour: the lobby with 72 false alarms, a stream that is gone, and a canary."""
+    (promtool,) = prometheus("promtool")
+    text = (CONFIG.parent / "docs" / "operators.md").read_text()
+    formula = re.search(r"(?m)^    (3600 \* sum.*(?:\n      .*)+)", text)
+    assert formula is not None
+    rule = {"record": "rate", "expr": f"round({formula[1]}, 0.001)"}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "documented", "rules": [rule]}]}))
+
+    def scored(stream: str) -> dict[str, str]:
+        return {
+            "series": f'streamwatch_scored_seconds_total{{instance="a",stream="{stream}"}}',
+            "values": "0+3600x720",
+        }
+
+    def reviewed(stream: str, count: int) -> dict[str, str]:
+        labels = f'instance="a",stream="{stream}",review="false_alarm"'
+        return {"series": f"streamwatch_alerts_by_review{{{labels}}}", "values": f"{count}x720"}
+
+    series = [*map(scored, ("lobby", "gone", "canary")), reviewed("lobby", 72), reviewed("canary", 0)]
+    expected = {"expr": "rate", "eval_time": "30d", "exp_samples": [{"labels": "rate", "value": 0.1}]}
+    case = {"interval": "1h", "input_series": series, "promql_expr_test": [expected]}
+    (tmp_path / "test.yml").write_text(
+        yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "1h", "tests": [case]})
+    )
+    run(promtool, "test", "rules", tmp_path / "test.yml")
+
+
 def test_every_alert_has_a_test_and_a_runbook() -> None:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
