@@ -181,6 +181,8 @@ class StreamScore:
     scene_cut: bool = False
     gate: str | None = None
     """where the reason is low quality: that of the track that gave it"""
+    window: float | None = None
+    """seconds that the verdict looks back: longer at low rates; None where a record of elsewhere does not say"""
 
 
 class StreamState(StrEnum):

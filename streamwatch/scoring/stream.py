@@ -60,6 +60,7 @@ class StreamScoring:
         self._now: Instant | None = None
         self._started: Instant | None = None
         self._observed_at: Instant | None = None
+        self._warming_since: float | None = None
         self._frame_size: tuple[int, int] | None = None
         self._concluded = 0
         self._cut = False
@@ -85,7 +86,7 @@ class StreamScoring:
         self._observed_at, self._frame_size = now, frame.size
         if self._started is None:
             self._started = now
-        looks = [appearance(frame.image, f.box) for f in faces] if len(faces) > 1 else None
+        looks = [appearance(frame.image, f.box) for f in faces]
         update = self._tracker.update(now, faces, scene_signature(frame.image), looks)
         self._forget(update.lost)
         self._cut = self._cut or update.cut
@@ -131,6 +132,7 @@ class StreamScoring:
         score = self._evaluate(now, {})
         if now.mono - (self._observed_at or self._started).mono >= self._stale_after:
             score = _stale(score)
+            self._warming_since = None  # what comes after a silence warms up anew
         score = replace(score, frame_size=self._frame_size)
         if self._last is not None:
             score = replace(score, seq=self._last.seq, scored_at=self._last.scored_at)
@@ -161,13 +163,14 @@ class StreamScoring:
             seq=0,
             at=now,
             verdict=worst.verdict if worst else Verdict.UNKNOWN,
-            reason=None if worst else self._reason(shown, tracks),
+            reason=self._lasting(now.mono, None if worst else self._reason(shown, tracks)),
             gate=None if worst or shown is None else shown.gate,
             score=worst.score if worst else None,
             threshold=self._levelling.threshold,
             coverage=shown.coverage if shown else 0.0,
             tracks=tracks,
             worst_track=worst.track if worst else None,
+            window=self._length,
             instant_logit=max(logits, default=None),
         )
 
@@ -178,10 +181,20 @@ class StreamScoring:
             return UnknownReason.WARMING_UP
         return UnknownReason.NO_FACE
 
+    def _lasting(self, now: float, reason: UnknownReason | None) -> UnknownReason | None:
+        """Who has been warming up for a whole window, be it with ever new faces, is not being scored."""
+        if reason is not UnknownReason.WARMING_UP:
+            self._warming_since = None
+            return reason
+        if self._warming_since is None:
+            self._warming_since = now
+        return UnknownReason.STALE if now - self._warming_since >= self._length else reason
+
     def _track(self, track: int, now: float, newest: FaceScore | None) -> TrackScore:
         window, face = self._windows[track], self._faces[track]
         coverage = window.coverage(now, self._length, self._rate)
-        reason = unknown_reason(Counts(len(window.samples), len(window.gated), coverage), self._settings)
+        young = now - window.started < self._length
+        reason = unknown_reason(Counts(len(window.samples), len(window.gated), coverage, young), self._settings)
         said = trimmed_mean(window.samples, self._settings.trim) if window.samples else None
         if reason is None and said and disagree(said, self._levelling.threshold, self._levelling.disagreement_p99):
             reason = UnknownReason.DISAGREEMENT

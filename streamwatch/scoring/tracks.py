@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamwatch.domain import Box, Face, Floats, Instant
+from streamwatch.domain import Box, Face, Floats, Image, Instant
 from streamwatch.scoring.quality import host_pixels
 
 MIN_IOU = 0.15
@@ -24,8 +24,14 @@ CUT = 0.5
 """Histogram distance, 0 to 1, from which two frames belong to different scenes."""
 LOOK_WEIGHT = 2.0
 """Of two faces that could be one another's, the looks count more than where they are."""
-APPEARANCE_GATE = 0.7
-"""Histogram distance of two faces, 0 to 1, beyond which an ambiguous match is refused."""
+SAME_LOOK = 0.45
+"""`look_distance`, 0 to 1, beyond which a face is somebody else's, wherever it lies: whoever takes another's place in a
+gallery or as the active speaker lies just where he lay. Measured on 17 real
+clips: the same person half a second, 1, 2 and 5 s apart p99 .27, .27, .32 and .48 (5 s: 3 of 90 pairs are refused);
+under light of 60 to 125 % p99 .37; two people p1 .38, p5 .44, p50 .65.
+To refuse too much costs a warm-up, to refuse too little gives a person another's score."""
+EVEN = 110.0
+"""The mean brightness, 0 to 255, that a look is brought to, so that light which changes is not another person."""
 
 
 @dataclass(slots=True)
@@ -109,7 +115,7 @@ class FaceTracker:
             track_id = chosen.get(index)
             if track_id is None:
                 track_id = next(self.ids)
-                self._tracks[track_id] = Track(track_id, face.box, at.mono, appearance=looks[index])
+                self._tracks[track_id] = Track(track_id, face.box, at.mono, int(face.detected), appearance=looks[index])
             else:
                 self._tracks[track_id].matched(face, at.mono, looks[index])
             tagged.append(replace(face, track=track_id))
@@ -155,9 +161,8 @@ def _cost(track: Track, expected: Box, box: Box, look: Floats | None) -> float |
         return None
     cost = (1.0 - overlap) + 0.5 * shift
     if look is not None and track.appearance is not None:
-        distance = histogram_distance(look, track.appearance)
-        # Light changes within a scene, so a face that lies where it was expected is believed whatever its colours.
-        if distance > APPEARANCE_GATE and overlap < 0.5:
+        distance = look_distance(look, track.appearance)
+        if distance > SAME_LOOK:
             return None
         cost += LOOK_WEIGHT * distance
     return cost
@@ -177,25 +182,41 @@ def scene_signature(image: object) -> Floats | None:
     """A normalised histogram of 8 x 8 x 8 colours over at most some 64 x 64 sampled pixels; None for an image off the
     host."""
     pixels = host_pixels(image)
-    return None if pixels is None else colours(pixels, 64)
+    return None if pixels is None else colours(sampled(pixels, 64))
 
 
 def appearance(image: object, box: Box) -> Floats | None:
-    """The colours of a face and what is just around it (hair, collar): tells people apart where they cross."""
+    """The look of a face with its hair and collar: two histograms of colours, (2, 512), as the picture shows them and
+    at an even brightness. Little of what lies beside the face is in them: it changes as a person walks. None for an
+    image off the host, and for a face outside of it."""
     pixels = host_pixels(image)
     if pixels is None:
         return None
-    margin = box.height * 0.25
-    y0, y1 = max(0, int(box.y0 - margin)), max(0, int(box.y1 + 2 * margin))
-    x0, x1 = max(0, int(box.x0 - margin)), max(0, int(box.x1 + margin))
-    region = pixels[y0:y1, x0:x1]
-    return colours(region, 32) if region.size else None
+    above, beside, below = 0.2 * box.height, 0.1 * box.height, 0.5 * box.height
+    y0, y1 = max(0, int(box.y0 - above)), max(0, int(box.y1 + below))
+    x0, x1 = max(0, int(box.x0 - beside)), max(0, int(box.x1 + beside))
+    region = sampled(pixels[y0:y1, x0:x1], 32)
+    if not region.size:
+        return None
+    scale = EVEN / max(1.0, float(region.mean()))
+    evened = np.minimum(np.arange(256) * scale, 255.0).astype(np.uint8)[region]
+    return np.stack([colours(region), colours(evened)])
 
 
-def colours(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], samples: int) -> Floats:
-    """The histogram of 8 levels of each channel over about samples x samples pixels; it sums to 1."""
+def look_distance(a: Floats, b: Floats) -> float:
+    """Distance of two `appearance`s, 0 to 1: as seen or at an even brightness, whichever is less."""
+    return min(map(histogram_distance, a, b))
+
+
+def sampled(pixels: Image, samples: int) -> Image:
+    """At least samples x samples pixels, where there are so many, and fewer than twice as many a side."""
     step_y, step_x = (max(1, side // samples) for side in pixels.shape[:2])
-    levels = (pixels[::step_y, ::step_x] >> 5).astype(np.intp)
+    return pixels[::step_y, ::step_x]
+
+
+def colours(pixels: Image) -> Floats:
+    """The histogram of 8 levels of each channel; it sums to 1."""
+    levels = (pixels >> 5).astype(np.intp)
     index = (levels[..., 0] << 6) | (levels[..., 1] << 3) | levels[..., 2]
     counts = np.bincount(index.ravel(), minlength=512)
     return (counts / max(1, index.size)).astype(np.float32)

@@ -35,19 +35,23 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a track's window holds."""
+    """What a track's window holds. `young`: the track began less than a window ago."""
 
     accepted: int
     gated: int
     coverage: float
+    young: bool = False
 
 
 def unknown_reason(counts: Counts, settings: ScoringSettings) -> UnknownReason | None:
     """Why the window is too thin for a verdict, or None where it is not."""
-    mostly_gated = counts.gated > counts.accepted
+    covered = counts.coverage >= settings.min_coverage
     if counts.accepted < settings.min_frames:
-        return UnknownReason.LOW_QUALITY if mostly_gated else UnknownReason.WARMING_UP
-    if counts.coverage < settings.min_coverage:
+        if counts.gated > counts.accepted:
+            return UnknownReason.LOW_QUALITY
+        # Few because few were to come (a window that has just become shorter) is no failure; few for want of scores is.
+        return UnknownReason.WARMING_UP if counts.young or covered else UnknownReason.STALE
+    if not covered:
         return UnknownReason.LOW_QUALITY if counts.gated else UnknownReason.STALE
     return None
 

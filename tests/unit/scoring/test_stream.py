@@ -133,6 +133,42 @@ def test_frames_that_were_never_scored_lower_the_coverage() -> None:
     assert (score.verdict, score.reason) == (Verdict.UNKNOWN, UnknownReason.STALE)
 
 
+@pytest.mark.parametrize("fps", [2.0, 0.25])
+def test_a_face_that_is_never_scored_warms_up_for_one_window_and_is_stale_then(fps: float) -> None:
+    driver = Driver(fps)
+    window = max(10.0, 10 / fps)
+    said = [(driver.now, driver.frame([FACE], [float("nan")]).reason) for _ in range(round(3 * window * fps))]
+    early = {reason for at, reason in said if at <= window - 1 / fps}
+    late = {reason for at, reason in said if at > window + 1 / fps}
+    assert (early, late) == ({UnknownReason.WARMING_UP}, {UnknownReason.STALE})
+    assert driver.frames(10, [FACE], [3.0]).verdict is Verdict.FAKE
+
+
+def test_scores_that_all_expire_make_a_stream_stale() -> None:
+    driver = Driver()
+    for _ in range(60):  # the engine refuses each: observed, never concluded
+        driver.now, driver.seq = driver.now + 0.5, driver.seq + 1
+        driver.scoring.observe(Frame("lobby", driver.seq, instant(driver.now), None, PAIR), [Face(FACE, 0.9)])
+        score = driver.scoring.tick(instant(driver.now + 0.2))
+    assert score.reason is UnknownReason.STALE
+
+
+def test_ever_new_faces_do_not_warm_up_for_ever() -> None:
+    """No face stays long enough to be confirmed: the stream is not being scored, however young each of them is."""
+    driver = Driver(confirm_hits=8)
+    for i in range(80):
+        score = driver.frame([FACE if i % 12 < 6 else OTHER], [3.0])
+    assert score.reason is UnknownReason.STALE
+
+
+def test_a_stream_that_comes_back_warms_up_anew() -> None:
+    driver = Driver()
+    driver.frames(3, [FACE], [3.0])
+    driver.now += 60.0
+    assert driver.scoring.tick(instant(driver.now)).reason is UnknownReason.STALE
+    assert driver.frame([FACE], [3.0]).reason is UnknownReason.WARMING_UP
+
+
 def test_members_that_disagree_give_no_verdict() -> None:
     score = Driver(p99=2.0).frames(10, [FACE], [1.0], spread=4.0)
     assert (score.verdict, score.reason, score.score) == (Verdict.UNKNOWN, UnknownReason.DISAGREEMENT, None)
@@ -144,6 +180,7 @@ def test_at_low_rates_the_window_grows_to_ten_frames() -> None:
     driver.frames(5, [FACE], [-3.0])
     score = driver.frames(5, [FACE], [3.0])
     assert score.score == pytest.approx(0.5, abs=0.01)  # all ten frames of 20 s count
+    assert score.window == 20.0
 
 
 def test_a_scene_cut_begins_anew() -> None:

@@ -79,17 +79,22 @@ def test_the_usual_gate_is_the_one_met_most_often_in_the_window() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accepted", "gated", "coverage", "reason"),
+    ("accepted", "gated", "coverage", "young", "reason"),
     [
-        (10, 0, 1.0, None),
-        (4, 0, 1.0, UnknownReason.WARMING_UP),
-        (1, 4, 1.0, UnknownReason.LOW_QUALITY),
-        (6, 8, 0.4, UnknownReason.LOW_QUALITY),
-        (6, 0, 0.4, UnknownReason.STALE),
+        (10, 0, 1.0, False, None),
+        (4, 0, 1.0, True, UnknownReason.WARMING_UP),
+        (0, 0, 0.0, True, UnknownReason.WARMING_UP),
+        (4, 0, 1.0, False, UnknownReason.WARMING_UP),  # a window that has just become shorter
+        (0, 0, 0.0, False, UnknownReason.STALE),
+        (4, 0, 0.2, False, UnknownReason.STALE),
+        (1, 4, 1.0, True, UnknownReason.LOW_QUALITY),
+        (1, 4, 0.2, False, UnknownReason.LOW_QUALITY),
+        (6, 8, 0.4, False, UnknownReason.LOW_QUALITY),
+        (6, 0, 0.4, False, UnknownReason.STALE),
     ],
 )
-def test_reasons(accepted: int, gated: int, coverage: float, reason: UnknownReason | None) -> None:
-    assert unknown_reason(Counts(accepted, gated, coverage), ScoringSettings()) is reason
+def test_reasons(accepted: int, gated: int, coverage: float, young: bool, reason: UnknownReason | None) -> None:
+    assert unknown_reason(Counts(accepted, gated, coverage, young), ScoringSettings()) is reason
 
 
 @pytest.mark.parametrize(
