@@ -53,18 +53,19 @@ class Database:
             await connection.run_sync(_upgrade)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for queries. Raises StorageError."""
-        async with _translated(self.name), asyncio.timeout(PATIENCE), self._engine.connect() as connection:
+    async def reading(self, patience: float = PATIENCE) -> AsyncIterator[AsyncConnection]:
+        """A connection for queries, for `patience` seconds in all. Raises StorageError."""
+        async with _translated(self.name, patience), asyncio.timeout(patience), self._engine.connect() as connection:
             yield connection
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction, committed at the end unless something was raised. Raises StorageError."""
+    async def writing(self, patience: float = PATIENCE) -> AsyncIterator[AsyncConnection]:
+        """One transaction, committed at the end unless something was raised. `patience` (s) counts from the call:
+        waiting for one's turn is part of it. Raises StorageError."""
         async with (
+            _translated(self.name, patience),
+            asyncio.timeout(patience),
             self._writing,
-            _translated(self.name),
-            asyncio.timeout(PATIENCE),
             self._engine.begin() as connection,
         ):
             yield connection
@@ -104,7 +105,7 @@ def _upgrade(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def _translated(name: str) -> AsyncIterator[None]:
+async def _translated(name: str, patience: float) -> AsyncIterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
@@ -113,7 +114,7 @@ async def _translated(name: str) -> AsyncIterator[None]:
         kind = RecordRefused if _by_content(error) else StorageError
         raise kind(f"database {name}: {_short(cause)}") from error
     except TimeoutError as error:
-        raise StorageError(f"database {name}: no answer within {PATIENCE:.0f} s") from error
+        raise StorageError(f"database {name}: no answer within {patience:.0f} s") from error
     except OSError as error:
         raise StorageError(f"database {name}: {error.strerror or error}") from error
     except (ValueError, OverflowError) as error:  # by a driver, of a value that it cannot express

@@ -1,20 +1,18 @@
-"""The past of scores and stream states: writing in batches, thinning out, asking."""
+"""The past of scores and stream states: writing in batches, asking."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, Integer, Table, case, cast, delete, func, insert, literal, select
+from sqlalchemy import Table, case, func, insert, select
 
-from streamwatch.domain import Verdict
 from streamwatch.history.database import Database
 from streamwatch.history.rows import Row
-from streamwatch.history.schema import events, outbox, scores
+from streamwatch.history.schema import events, scores
 
 THIN_SPAN = 60
 """Seconds that one row stands for once scores are thinned out."""
-_WORST_LAST = (Verdict.UNKNOWN, Verdict.REAL, Verdict.SUSPECT, Verdict.FAKE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,43 +87,3 @@ class ScoreTable:
         query = select(inner.c.stream, func.sum(seconds) / 3600.0).group_by(inner.c.stream)
         async with self._database.reading() as connection:
             return {stream: float(hours or 0.0) for stream, hours in await connection.execute(query)}
-
-    async def thin(self, before: float) -> int:
-        """Replaces single frames before a wall time by one row a minute: mean, least and greatest score, worst
-        verdict. Returns how many rows were replaced."""
-        minute = int(before // THIN_SPAN)
-        old: tuple[ColumnElement[bool], ...] = (scores.c.span == 0, scores.c.minute < minute)
-        rank = case({verdict.value: rank for rank, verdict in enumerate(_WORST_LAST)}, value=scores.c.verdict)
-        grouped = (
-            select(
-                scores.c.stream,
-                (scores.c.minute * float(THIN_SPAN)).label("at"),
-                scores.c.minute,
-                literal(THIN_SPAN).label("span"),
-                case(
-                    {rank: verdict.value for rank, verdict in enumerate(_WORST_LAST)},
-                    value=cast(func.max(rank), Integer),
-                ).label("verdict"),
-                case((func.count(scores.c.score) == 0, func.max(scores.c.reason)), else_=None).label("reason"),
-                func.avg(scores.c.score).label("score"),
-                func.min(scores.c.low).label("low"),
-                func.max(scores.c.high).label("high"),
-                func.max(scores.c.threshold).label("threshold"),
-                func.avg(scores.c.coverage).label("coverage"),
-                func.sum(scores.c.samples).label("samples"),
-                literal({}, scores.c.members.type).label("members"),
-            )
-            .where(*old)
-            .group_by(scores.c.stream, scores.c.minute)
-        )
-        columns = [column.name for column in grouped.selected_columns]
-        async with self._database.writing() as connection:
-            await connection.execute(insert(scores).from_select(columns, grouped))
-            return (await connection.execute(delete(scores).where(*old))).rowcount
-
-    async def forget(self, before: float) -> None:
-        """Deletes scores, stream events and finished deliveries before a wall time. Alerts and their reviews stay."""
-        async with self._database.writing() as connection:
-            await connection.execute(delete(scores).where(scores.c.at < before))
-            await connection.execute(delete(events).where(events.c.at < before))
-            await connection.execute(delete(outbox).where(outbox.c.finished_at < before))

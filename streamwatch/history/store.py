@@ -18,6 +18,7 @@ from streamwatch.history.database import Database
 from streamwatch.history.rows import Row, score_row, status_row
 from streamwatch.history.schema import events, scores
 from streamwatch.history.scores import ScoreTable
+from streamwatch.history.upkeep import Upkeep
 from streamwatch.observer import NullObserver, Observer
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,12 @@ class History:
         self._database = Database(settings.url.get_secret_value())
         self._table = ScoreTable(self._database)
         self.alerts = SqlAlertStore(self._database)
+        self.upkeep = Upkeep(self._database)
         self._waiting: deque[tuple[str, Row]] = deque()
         self._written = 0
         self._lost = 0
         self._down = False
         self._migrated = asyncio.Event()
-        self._upkeep_due = 0.0
 
     @property
     def scores(self) -> ScoreTable:
@@ -91,11 +92,10 @@ class History:
 
     async def run(self) -> None:
         """Until cancelled; then what still waits is written, unless the database is down."""
-        delay = FLUSH_EVERY
         try:
-            while True:
-                await asyncio.sleep(delay)
-                delay = FLUSH_EVERY if await self._try() else min(RETRY_CAP, delay * 2)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._flush_all(), name="history: writing")
+                tasks.create_task(self._keep_small(), name="history: upkeep")
         finally:
             if self._waiting and not self._down:
                 await self._try()
@@ -139,7 +139,6 @@ class History:
     async def _try(self) -> bool:
         try:
             await self.flush()
-            await self._upkeep()
         except StorageError as error:
             if not self._down:
                 log.error("history: %s; detection goes on, %d rows may wait", error, self._settings.buffer)
@@ -152,13 +151,23 @@ class History:
         self._report(AlertKind.STORAGE, "history", None)
         return True
 
-    async def _upkeep(self) -> None:
-        now = time.time()
-        if now < self._upkeep_due:
-            return
-        self._upkeep_due = now + UPKEEP_EVERY
-        await self._table.thin(now - self._settings.downsample_after_hours * 3600.0)
-        await self._table.forget(now - self._settings.keep_scores_days * 86_400.0)
+    async def _flush_all(self) -> None:
+        delay = FLUSH_EVERY
+        while True:
+            await asyncio.sleep(delay)
+            delay = FLUSH_EVERY if await self._try() else min(RETRY_CAP, delay * 2)
+
+    async def _keep_small(self) -> None:
+        """What fails is done the next time: the database is not called down for it."""
+        await self.ready()
+        while True:
+            now = time.time()
+            try:
+                await self.upkeep.thin(now - self._settings.downsample_after_hours * 3600.0)
+                await self.upkeep.forget(now - self._settings.keep_scores_days * 86_400.0)
+            except StorageError as error:
+                log.warning("history: old scores have to wait for being thinned out: %s", error)
+            await asyncio.sleep(UPKEEP_EVERY)
 
     def _take(self, table: str, row: Row) -> None:
         if len(self._waiting) >= self._settings.buffer:

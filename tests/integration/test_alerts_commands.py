@@ -111,15 +111,23 @@ def test_tuning_makes_no_history_where_there_is_none(
     assert list(tmp_path.iterdir()) == []
 
 
-async def _thin(path: Path, older_than: float) -> None:
-    history = History(HistorySettings(url=SecretStr(f"sqlite+aiosqlite:///{path}")))
-    await history.scores.thin(time.time() - older_than)
+async def _thin(path: Path, hours: float) -> None:
+    """Lets the history thin out what is older."""
+    url = SecretStr(f"sqlite+aiosqlite:///{path}")
+    history = History(HistorySettings(url=url, downsample_after_hours=hours))
+    running = asyncio.create_task(history.run())
+    until = time.time() - hours * 3600.0 - 120.0
+    async with asyncio.timeout(20):
+        while any(point.low is None for point in await history.scores.points("lobby", 0, until, 5000)):
+            await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.wait([running])
     await history.close()
 
 
 def test_tuning_tells_how_much_was_thinned_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(_two_hours(tmp_path / "history.db"))
-    asyncio.run(_thin(tmp_path / "history.db", older_than=5400.0))
+    asyncio.run(_thin(tmp_path / "history.db", hours=1.5))
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps({"history": {"url": f"sqlite+aiosqlite:///{tmp_path}/history.db"}}))
     command = ["rules", "tune", "--history", "--rules", str(config), "--false-alarms-per-hour", "2"]

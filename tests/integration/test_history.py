@@ -23,7 +23,9 @@ from streamwatch.domain import (
     StreamState,
 )
 from streamwatch.errors import ConfigError, NotFound, StorageError
+from streamwatch.history.rows import score_row
 from streamwatch.history.store import History
+from streamwatch.history.upkeep import Upkeep
 from streamwatch.observer import NullObserver, ReviewCounts
 from streamwatch.reviews import count_reviews
 from tests.fakes.records import WALL, status, stream_score
@@ -111,15 +113,112 @@ async def test_thinning_keeps_extremes_and_the_worst_verdict(history: History) -
     for t in range(120):
         history.score(stream_score(start + t, 0.9 if t == 30 else 0.1))
     await history.flush()
-    assert await history.scores.thin(WALL + start + 60) == 60
+    assert await history.upkeep.thin(WALL + start + 60) == 60
     points = await history.scores.points("lobby", 0, WALL + 1000, limit=1000)
     assert len(points) == 61
     first = points[0]
     assert (first.low, first.high, first.verdict) == (0.1, 0.9, "fake")
     assert first.score == pytest.approx((59 * 0.1 + 0.9) / 60)
-    assert await history.scores.thin(WALL + start + 60) == 0
+    assert await history.upkeep.thin(WALL + start + 60) == 0
     hours = await history.scores.scored_hours(0)
     assert hours["lobby"] == pytest.approx(2 / 60, rel=0.05)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 70, 150, 10_000])
+async def test_thinning_in_pieces_is_thinning(history: History, piece: int) -> None:
+    """Whatever a piece is, each stream has one row for each minute, of all that was in it."""
+    start = -(WALL % 60)
+    for t in range(180):
+        for stream, score in (("lobby", 0.1), ("hall", 0.5), ("gate", 0.9)):
+            if stream != "hall" or t < 60:
+                history.score(stream_score(start + t, score if t % 60 else 0.3, stream=stream))
+    await history.flush()
+    upkeep = Upkeep(history.scores._database, piece)
+    assert await upkeep.thin(WALL + start + 150) == 2 * 120 + 60
+    for stream, minutes, score in (("lobby", 2, 0.1), ("hall", 1, 0.5), ("gate", 2, 0.9)):
+        points = await history.scores.points(stream, 0, WALL + start + 120, limit=1000)
+        assert [p.at - WALL - start for p in points] == [60 * m for m in range(minutes)]
+        assert [(p.low, p.high) for p in points] == [(min(score, 0.3), max(score, 0.3))] * minutes
+        assert [p.score for p in points] == [pytest.approx((59 * score + 0.3) / 60)] * minutes
+    assert len(await history.scores.points("lobby", 0, WALL + 1000, limit=1000)) == 2 + 60
+
+
+async def test_what_is_old_is_forgotten_in_pieces(history: History) -> None:
+    """Frames, what was thinned out, stream events and finished deliveries; not the alerts."""
+    start = -(WALL % 60)
+    for t in range(150):
+        history.score(stream_score(start + t, 0.1))
+    for t in (0, 10, 149):
+        history.status(status(start + t, StreamState.LIVE))
+    await history.flush()
+    for name in ("a1", "a2"):
+        await history.alerts.record(opened(name), ["hook"])
+    for delivery, at in zip(await history.alerts.due("hook", time.time(), 9), (0, 149), strict=True):
+        await history.alerts.delivered(delivery, WALL + start + at)
+    upkeep = Upkeep(history.scores._database, 7)
+    await upkeep.thin(WALL + start + 60)
+    await upkeep.forget(WALL + start + 100)
+    assert [p.at - WALL - start for p in await history.scores.points("lobby", 0, WALL + 1e3, 999)] == [*range(100, 150)]
+    async with history.scores._database.reading() as connection:
+        assert list((await connection.execute(text("SELECT at FROM stream_events"))).scalars()) == [WALL + start + 149]
+    assert [len(await history.alerts.deliveries(name)) for name in ("a1", "a2")] == [0, 1]
+    assert len(await history.alerts.active()) == 2
+
+
+@pytest.mark.slow
+async def test_a_long_thinning_keeps_no_writer_waiting(tmp_path: Path) -> None:
+    """Two hundred thousand frames of a hundred streams; meanwhile scores and alerts are written."""
+    store = History(settings(tmp_path / "history.db"))
+    await store.open()
+    rows = [
+        score_row(stream_score(t / 10, 0.1, stream=f"cam{c}")) for t in range(2000) for c in range(100)
+    ]  # 200 s at 10 frames a second
+    for start in range(0, len(rows), 50_000):
+        await store.scores.write({"scores": rows[start : start + 50_000]})
+    thinning = asyncio.create_task(store.upkeep.thin(WALL + 1000))
+    waits: list[float] = []
+    while not thinning.done():
+        began = time.monotonic()
+        await store.alerts.record(opened(f"a{len(waits)}"), ["hook"])
+        waits.append(time.monotonic() - began)
+        await asyncio.sleep(0.05)
+    assert await thinning == len(rows)
+    await store.close()
+    print(f"an alert is recorded within {max(waits):.2f} s at most while {len(rows)} frames are thinned out")
+    assert max(waits) < 1.0
+
+
+async def test_upkeep_that_fails_is_no_database_that_is_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done the next time, and rows are written all the while."""
+    monkeypatch.setattr("streamwatch.history.store.UPKEEP_EVERY", 0.2)
+    told: list[str | None] = []
+    store = History(
+        settings(tmp_path / "history.db", downsample_after_hours=1), report=lambda kind, name, what: told.append(what)
+    )
+    await store.open()
+    async with store.scores._database.writing() as connection:
+        await connection.execute(text("ALTER TABLE outbox RENAME TO away"))
+    store.score(stream_score(0, 0.1))
+    await store.flush()
+    task = asyncio.create_task(store.run())
+    async with asyncio.timeout(20):
+        while "old scores have to wait" not in caplog.text:
+            await asyncio.sleep(0.05)
+        store.score(stream_score(300, 0.2))
+        while store.statistics.written < 2:
+            await asyncio.sleep(0.05)
+        assert not store.statistics.down
+        async with store.scores._database.writing() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO outbox"))
+        caplog.clear()
+        while len([p for p in await store.scores.points("lobby", 0, WALL + 1e3, 9) if p.low is not None]) < 2:
+            await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await store.close()
+    assert set(told) == {None}
 
 
 async def test_the_outbox_keeps_the_order_of_each_alert(history: History) -> None:

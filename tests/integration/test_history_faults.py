@@ -127,7 +127,7 @@ async def test_postgres_stopped_and_started_under_load(server: Postgres) -> None
                 assert event.after.active or not kept.active
             hours = await load.history.scores.scored_hours(0)
             assert hours["lobby"] > 0
-            assert await load.history.scores.thin(time.time() + 120) == load.scored
+            assert await load.history.upkeep.thin(time.time() + 120) == load.scored
 
 
 @pytest.mark.postgres
