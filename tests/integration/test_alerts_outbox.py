@@ -97,6 +97,23 @@ async def test_what_cannot_be_noted_is_not_delivered_again(history: History, sto
     assert [status for alert, status in receiver.told if alert == "a00"] == ["firing", "resolved"]
 
 
+async def test_what_cannot_be_noted_is_bounded(store: Ailing, receiver: Receiver) -> None:
+    """Beyond the bound rows wait, and what is new leaves by memory as ever."""
+    for i in range(120):
+        await store.record(opened(f"a{i:03}", stream=f"cam{i}"), ["hook"])
+    store.full = True
+    async with dispatching(store, hook(receiver), backlog=60) as dispatcher:
+        await until(lambda: dispatcher.statistics.unnoted >= 60)
+        dispatcher.submit(opened("new"))
+        await until(lambda: ("new", "firing") in receiver.told, seconds=3.0)
+        await asyncio.sleep(2.5)
+        assert 60 <= dispatcher.statistics.unnoted <= 110  # what was read before the bound was reached
+        store.heal()
+        await until(lambda: len(receiver.told) == 121)
+        await until(lambda: dispatcher.statistics.unnoted == 0 and dispatcher.statistics.unrecorded == 0)
+    assert len(receiver.told) == len(set(receiver.told)) == 121
+
+
 async def test_a_failing_sink_keeps_its_backoff_while_nothing_can_be_noted(
     history: History, store: Ailing, receiver: Receiver
 ) -> None:
