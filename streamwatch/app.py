@@ -40,7 +40,6 @@ from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
 from streamwatch.redact import display_url
 from streamwatch.results import Desk, Results
 from streamwatch.reviews import count_reviews
-from streamwatch.scoring.stream import EXPECTED_FRAMES
 from streamwatch.server.auth import Access, is_loopback
 from streamwatch.server.deps import Services
 from streamwatch.server.hub import Hub, HubOptions
@@ -214,17 +213,12 @@ class Service:
         if not settings.enabled:
             return None, None
         recorder = Recorder(settings.ring_seconds, settings.ring_megabytes)
-        # At low rates a window is longer, until it should hold enough frames.
-        own = [stream.sample_fps for stream in self._config.streams.values() if stream.sample_fps]
-        slowest = min([self._config.ingest.sample_fps, *own])
-        window = max(self._config.scoring.window, min(600.0, EXPECTED_FRAMES / slowest))
-        options = EvidenceOptions(self._identity, self._pictures, window)
-        return recorder, Evidence(settings, options, recorder, metrics, report)
+        return recorder, Evidence(settings, EvidenceOptions(self._identity, self._pictures), recorder, metrics, report)
 
     def _identity(self, stream: str) -> Mapping[str, Any]:
         """Who judged a stream: what its evidence is signed with."""
         engine = self.engine.describe()
-        shown = self._config.model_dump_json(by_alias=True).encode()
+        shown = self._settled.config.model_dump_json(by_alias=True).encode()  # what holds now
         settings, monitor = self._settled.config.streams.get(stream), self._watched(stream)
         return {
             "streamwatch": __version__,

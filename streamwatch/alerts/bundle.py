@@ -7,6 +7,7 @@ the next start finds that it follows from the chain's end, and enters it.
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 import shutil
@@ -69,10 +70,15 @@ class Sealer:
         return self._chain.head
 
     def directories(self, alert: str) -> list[Path]:
-        """The alert's bundle, then those of faces that joined it, by their tracks. Empty: it is not sealed yet."""
+        """The alert's bundle, then those of faces that joined it, by track and run. Empty: it is not sealed yet."""
         own = self._root / Path(alert).name
-        joined = sorted(self._root.glob(f"{glob.escape(own.name)}+*"), key=lambda path: int(path.name.split("+")[-1]))
+        joined = sorted(self._root.glob(f"{glob.escape(own.name)}+*"), key=_track_and_run)
         return [path for path in (own, *joined) if (path / MANIFEST).is_file()] if (own / MANIFEST).is_file() else []
+
+    def free(self, name: str) -> str:
+        """The name, or the first of NAME-2, NAME-3, ... that no bundle bears or has borne."""
+        names = itertools.chain([name], (f"{name}-{run}" for run in itertools.count(2)))
+        return next(n for n in names if not self.known(n) and not (self._root / n).exists())
 
     def begin(self, alert: str) -> Path:
         """An empty directory to write into."""
@@ -189,6 +195,11 @@ class Sealer:
                 at = float(manifest["clock"]["wall"])
                 self._chain.append("sealed", path.name, file_sha256(path / MANIFEST), at)
                 return
+
+
+def _track_and_run(bundle: Path) -> tuple[int, ...]:
+    """`ALERT+7` is (7,), `ALERT+7-2` is (7, 2)."""
+    return tuple(map(int, bundle.name.rpartition("+")[2].split("-")))
 
 
 def _clip_record(clip: ClipInfo) -> dict[str, Any]:

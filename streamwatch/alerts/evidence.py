@@ -36,21 +36,21 @@ Report = Callable[[AlertKind, str, str | None], None]
 @dataclass(frozen=True, slots=True)
 class EvidenceOptions:
     """What evidence needs to know of the service. `identity` says who judged a stream: versions, weights,
-    configuration, clocks.
-    `pictures` whether a stream's pictures may be stored at all; `window` the seconds of scores that led to an alert."""
+    configuration, clocks. `pictures`: whether a stream's pictures may be stored at all."""
 
     identity: Callable[[str], Mapping[str, Any]]
     pictures: Callable[[str], bool] = lambda stream: True
-    window: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A bundle in the making, and what held when its alert opened. `wait`: seconds until it is sealed."""
+    """A bundle in the making, and what held when its alert opened. `led`: the scores up to then; `wait`: seconds until
+    it is sealed."""
 
     alert: Alert
     pictures: bool
     identity: dict[str, Any]
+    led: list[dict[str, Any]]
     wait: float
 
 
@@ -72,8 +72,7 @@ class Evidence:
         self._clips = clips
         self._observer = observer or NullObserver()
         self._report = report or (lambda kind, name, problem: None)
-        self._back = max(options.window, settings.pre_roll)
-        self._recent = Recent(self._back + settings.post_roll + 5.0)
+        self._recent = Recent(settings.pre_roll, settings.post_roll)
         self._sealer = Sealer(settings)
         self._began = Instant(time.monotonic(), time.time())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,7 +85,8 @@ class Evidence:
         self._recent.forget(stream)
 
     def submit(self, event: AlertEvent) -> None:
-        """Starts a bundle for an alert of a face that opens, and another (`ALERT+TRACK`) for each face that joins."""
+        """Starts a bundle for an alert of a face that opens, and another (`ALERT+TRACK`, or `ALERT+TRACK-2` where an
+        earlier run took that name: each run numbers the faces anew) for each face that joins."""
         if event.after.kind is not AlertKind.DEEPFAKE or event.phase is AlertPhase.RESOLVED:
             return
         if event.phase is AlertPhase.OPENED:
@@ -112,7 +112,8 @@ class Evidence:
             return
         # Asked now: when the service ends, the stream and what it allows are gone before the last bundle is sealed.
         pictures, identity = self._pictures(alert.stream), dict(self._options.identity(alert.stream))
-        pending = _Pending(alert, pictures, identity, self._settings.post_roll if wait else 0.0)
+        led = self._recent.led_to(alert.stream, alert.opened_at.wall)
+        pending = _Pending(alert, pictures, identity, led, self._settings.post_roll if wait else 0.0)
         task = asyncio.create_task(self._gather(pending), name=f"evidence {alert.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -150,10 +151,10 @@ class Evidence:
 
     async def _seal(self, pending: _Pending, faces: Mapping[str, Any]) -> None:
         alert = pending.alert
-        start, end = alert.opened_at.wall - self._back, alert.opened_at.wall + self._settings.post_roll
+        opened = alert.opened_at.wall
         bundle = Bundle(
             alert=alert,
-            scores=self._recent.scores(alert.stream, start, end),
+            scores=[*pending.led, *self._recent.scores(alert.stream, opened, opened + self._settings.post_roll)],
             faces=faces if pending.pictures else {},
             identity=pending.identity,
             pictures=pending.pictures,
@@ -162,6 +163,9 @@ class Evidence:
             await self._guarded(self._write(bundle))
 
     async def _write(self, bundle: Bundle) -> None:
+        if "supplements" in bundle.alert.labels:
+            name = await asyncio.to_thread(self._sealer.free, bundle.alert.id)
+            bundle = replace(bundle, alert=replace(bundle.alert, id=name))
         directory = await asyncio.to_thread(self._sealer.begin, bundle.alert.id)
         try:
             clip = await self._cut(bundle, directory)

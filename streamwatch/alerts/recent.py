@@ -1,7 +1,8 @@
 """What was last seen of each stream, kept in memory and bounded, so that an alert can show what led to it.
 
-Scores for as long as the window and the rolls; of pictures only the newest few faces and the worst of each track, and
-none at all where `store_frames` is `never`. Nothing of it reaches the disk without an alert."""
+Scores for as long as the stream's own window (longer where it is seldom looked at) and the rolls; of pictures only the
+newest few faces and the worst of each track, and none at all where `store_frames` is `never`. Nothing of it reaches the
+disk without an alert."""
 
 from __future__ import annotations
 
@@ -13,6 +14,12 @@ from typing import Any
 
 from streamwatch.domain import FaceScore, FrameScores, StreamScore
 
+MAX_WINDOW = 600.0
+"""Seconds of scores before an alert that are kept at most, however seldom a stream is looked at."""
+WINDOW = 10.0
+"""The window of a record that does not say its own."""
+MARGIN = 5.0
+"""Seconds beyond window and rolls, until a bundle that is due comes to be written."""
 MAX_SCORES = 2000
 MAX_FACES = 12
 """Crops kept for each track besides its worst; one is about 150 kB."""
@@ -46,21 +53,24 @@ class _Track:
 
 @dataclass(slots=True)
 class _Stream:
+    window: float = WINDOW
     scores: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_SCORES))
     tracks: OrderedDict[int | None, _Track] = field(default_factory=OrderedDict)
 
 
 class Recent:
-    """`seconds` is how far back scores and the worst face are kept."""
+    """Scores and the worst face are kept for a stream's window, at least `pre_roll` seconds, and `post_roll` longer."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, pre_roll: float, post_roll: float) -> None:
+        self._pre_roll = pre_roll
+        self._post_roll = post_roll
         self._streams: dict[str, _Stream] = {}
 
     def observe(self, score: StreamScore, scores: FrameScores | None, pictures: bool) -> None:
         stream = self._streams.setdefault(score.stream, _Stream())
+        stream.window = WINDOW if score.window is None else score.window
         stream.scores.append(score_record(score, scores))
-        oldest = score.at.wall - self._seconds
+        oldest = score.at.wall - self._back(stream) - self._post_roll - MARGIN
         while stream.scores and stream.scores[0]["at"] < oldest:
             stream.scores.popleft()
         if scores is None or not pictures:
@@ -76,10 +86,16 @@ class Recent:
     def forget(self, stream: str) -> None:
         self._streams.pop(stream, None)
 
-    def scores(self, stream: str, start: float, end: float) -> list[dict[str, Any]]:
-        """Records between two wall times, in order."""
+    def led_to(self, stream: str, at: float) -> list[dict[str, Any]]:
+        """The records of what a verdict at wall time `at` rests on, in order. To be asked then: the window becomes
+        shorter when the stream is looked at more often, which a suspicion brings about."""
         known = self._streams.get(stream)
-        return [r for r in known.scores if start <= r["at"] <= end] if known else []
+        return self.scores(stream, at - self._back(known), at) if known else []
+
+    def scores(self, stream: str, after: float, until: float) -> list[dict[str, Any]]:
+        """Records between two wall times, in order; none of the first moment itself."""
+        known = self._streams.get(stream)
+        return [r for r in known.scores if after < r["at"] <= until] if known else []
 
     def faces(self, stream: str, tracks: Iterable[int]) -> dict[str, SeenFace]:
         """`worst` and `typical` (nearest to the median) of the faces in memory; of the given tracks alone,
@@ -96,6 +112,9 @@ class Recent:
             "worst": max(chosen, key=lambda f: f.scored.logit),
             "typical": min(chosen, key=lambda f: abs(f.scored.logit - middle)),
         }
+
+    def _back(self, stream: _Stream) -> float:
+        return max(self._pre_roll, min(stream.window, MAX_WINDOW))
 
 
 def score_record(score: StreamScore, scores: FrameScores | None) -> dict[str, Any]:

@@ -83,7 +83,11 @@ async def check_content_type(request: Request) -> None:
 StreamId = Annotated[str, Path(pattern=SLUG.pattern, description="the stream's id", examples=["lobby"])]
 AlertId = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="the alert's id")]
 BundleId = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}(\+[0-9]{1,9})?$", description="the alert's id, or ALERT+TRACK")
+    str,
+    Path(
+        pattern=r"^[A-Za-z0-9._-]{1,128}(\+[0-9]{1,9}(-[0-9]{1,9})?)?$",
+        description="the alert's id, ALERT+TRACK, or ALERT+TRACK-RUN",
+    ),
 ]
 Limit = Annotated[int, Query(ge=1, le=500, description="size of the page")]
 Cursor = Annotated[str | None, Query(max_length=512, description="`next` of the page before")]

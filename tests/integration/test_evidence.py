@@ -138,6 +138,46 @@ async def test_evidence_shows_the_person_that_it_speaks_of(tmp_path: Path) -> No
     assert verify(tmp_path).bundles == 2
 
 
+async def test_a_face_that_joins_after_a_restart_does_not_take_an_earlier_faces_place(tmp_path: Path) -> None:
+    """Each run numbers the faces anew: face 2 of the second run is somebody else than that of the first."""
+    problems: list[str | None] = []
+    options = EvidenceOptions(lambda stream: IDENTITY)
+    for run in range(3):
+        evidence = Evidence(settings(tmp_path), options, report=lambda kind, name, problem: problems.append(problem))
+        runner = asyncio.create_task(evidence.run())
+        first = opened("a1", Instant(time.monotonic(), time.time()))
+        if run == 0:
+            evidence.submit(first)
+        for tracks in ("1,2", "1,2,10"):
+            joined = replace(first.after, labels={"tracks": tracks})
+            evidence.submit(AlertEvent(AlertPhase.UPDATED, first.after, joined))
+            first = replace(first, after=joined)
+        await asyncio.sleep(0)
+        runner.cancel()
+        await asyncio.gather(runner, return_exceptions=True)
+    assert set(problems) == {None}
+    expected = ["a1", "a1+2", "a1+2-2", "a1+2-3", "a1+10", "a1+10-2", "a1+10-3"]
+    assert [path.name for path in evidence.directories("a1")] == expected
+    assert verify(tmp_path).bundles == 7
+
+
+@pytest.mark.parametrize(("window", "kept"), [(40.0, 10), (3000.0, 150), (5.0, 2)])
+async def test_the_scores_are_those_of_the_streams_own_window(tmp_path: Path, window: float, kept: int) -> None:
+    """A stream that is seldom looked at has a longer window; a suspicion has it looked at more often, at once."""
+    evidence = make(tmp_path, pre_roll=8.0, post_roll=1.0)
+    now = Instant(time.monotonic(), time.time())
+    for i in range(200):
+        score = replace(stream_score(0, 0.9), at=now.shifted(4.0 * (i - 199)), seq=i, window=window)
+        evidence.observe(score, None)
+    evidence.submit(opened("a1", now))
+    for i in range(3):
+        later = now.shifted(0.2 * (i + 1))
+        evidence.observe(replace(stream_score(0, 0.9), at=later, seq=200 + i, window=8.0), None)
+    await until(lambda: evidence.directories("a1"))
+    scores = json.loads((tmp_path / "a1" / "scores.json").read_text())
+    assert [s["seq"] for s in scores] == list(range(200 - kept, 203))
+
+
 async def test_an_alert_whose_bundle_a_crash_prevented_is_in_the_chain_all_the_same(tmp_path: Path) -> None:
     await gather(make(tmp_path), "a1")
     again = make(tmp_path)

@@ -35,6 +35,7 @@ async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
         async with Service(load(path, {}), path) as service, messages(service) as socket:
             before = await wait_for(socket, type="score", stream="same", state="live")
             kept = service.fleet["same"]
+            judged = service._identity("same")["configuration_sha256"]
             write(path, tmp_path, {"same": url, "changed": {**url, "sample_fps": 1.0}, "new": url}, log_level="error")
             async with httpx.AsyncClient(base_url=service.url) as http:
                 answer = await http.post("api/v1/config/reload", json={})
@@ -48,6 +49,8 @@ async def test_a_reload_touches_only_what_changed(tmp_path: Path) -> None:
                 assert service.fleet["same"] is kept
                 assert "gone" not in service.fleet
                 assert service.fleet["changed"].settings.stream.sample_fps == 1.0
+                # Evidence names the configuration that holds, not that of the start.
+                assert service._identity("same")["configuration_sha256"] != judged
                 after = await wait_for(socket, type="score", stream="same")
                 assert after["seq"] > before["seq"]
                 await wait_for(socket, type="stream", stream="new", state="live")

@@ -196,17 +196,19 @@ async def test_evidence_is_listed_served_in_ranges_and_zipped(api: Api, tmp_path
 
 
 async def test_evidence_of_a_face_that_joined_is_named_served_and_zipped_too(api: Api, tmp_path: Path) -> None:
-    for name in ("a1", "a1+7"):
+    for name in ("a1", "a1+7", "a1+7-2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text(name)
         api.control.bundles[name] = tmp_path / name
     own = (await api.http.get("/api/v1/alerts/a1/evidence")).json()
-    assert own["joined"] == ["a1+7"]
+    assert own["joined"] == ["a1+7", "a1+7-2"]
+    again = (await api.http.get("/api/v1/alerts/a1%2B7-2/evidence")).json()
+    assert (await api.http.get(again["files"][0]["href"])).text == "a1+7-2"
     joined = (await api.http.get("/api/v1/alerts/a1%2B7/evidence")).json()
     assert (joined["alert"], joined["joined"]) == ("a1+7", [])
     assert (await api.http.get(joined["files"][0]["href"])).text == "a1+7"
     with zipfile.ZipFile(io.BytesIO((await api.http.get(own["zip"])).content)) as archive:
-        assert archive.namelist() == ["a1/manifest.json", "a1+7/manifest.json"]
+        assert archive.namelist() == ["a1/manifest.json", "a1+7/manifest.json", "a1+7-2/manifest.json"]
     problem(await api.http.get("/api/v1/alerts/a1%2Bx/evidence"), 422)
 
 

@@ -17,11 +17,11 @@ export class Evidence {
     this.#look(0);
   }
 
-  /** A face that came to a running alert has a bundle of its own, `ALERT+TRACK`. What is shown already stays as it is. */
+  /** A face that came to a running alert has a bundle of its own, `ALERT+TRACK` or `ALERT+TRACK-2`. What is shown already stays as it is. */
   join(id) {
     if (this.#joined.has(id)) return;
     this.#joined.add(id);
-    this.element.append(h("section", { class: "joined" }, h("h3", {}, `Face ${id.slice(id.lastIndexOf("+") + 1)}, which joined`), new Evidence(id).element));
+    this.element.append(h("section", { class: "joined" }, h("h3", {}, `Face ${parseInt(id.slice(id.lastIndexOf("+") + 1), 10)}, which joined`), new Evidence(id).element));
   }
 
   /** The bundle of a running alert is written only after its post-roll: so it asks again. */
