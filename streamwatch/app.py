@@ -21,7 +21,7 @@ from streamwatch.alerts.rules import RuleEngine
 from streamwatch.alerts.sinks import make_sinks
 from streamwatch.config import Config, StreamSettings
 from streamwatch.control import ControlledRooms, ServiceControl, Settled
-from streamwatch.demo.canary import canary_clip, canary_source, is_canary
+from streamwatch.demo.canary import canary_source, is_canary, render_canary
 from streamwatch.domain import AlertKind, StreamState, StreamStatus
 from streamwatch.errors import StorageError
 from streamwatch.fleet import Fleet
@@ -86,6 +86,11 @@ class Service:
         """The dashboard's address."""
         return self.address.url
 
+    @property
+    def reloadable(self) -> bool:
+        """It was made from a file, which can be read again."""
+        return self._settled.path is not None
+
     async def __aenter__(self) -> Service:
         try:
             await self._start()
@@ -148,7 +153,7 @@ class Service:
         """Starts the configured streams."""
         streams = self._config.streams
         if any(is_canary(stream) for stream in streams.values()):
-            await asyncio.to_thread(canary_clip)
+            await render_canary()
         for name, stream in streams.items():
             hub.configured(name, stream.name)
             await self.fleet.add(name, stream)

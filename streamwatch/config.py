@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, model_validator
 
-from streamwatch.configfile import environment, merge, read_yaml
+from streamwatch.configfile import environment, merge, read_yaml, variable_of
 from streamwatch.domain import Severity
 from streamwatch.errors import ConfigError
 
@@ -327,19 +327,23 @@ def json_schema() -> dict[str, Any]:
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     """The settings of a file (None: defaults) under the environment's overrides. Raises ConfigError with all faults."""
     data = read_yaml(path) if path is not None else {}
-    merged = merge(data, environment(os.environ if environ is None else environ))
-    return parse(merged, source=str(path) if path is not None else "environment")
+    over = environment(os.environ if environ is None else environ)
+    return parse(merge(data, over), source=str(path) if path is not None else "environment", over=over)
 
 
-def parse(data: Mapping[str, Any], source: str = "configuration") -> Config:
-    """Raises ConfigError: one line a fault, `source: path: what`. Values never appear, they may be secrets."""
+def parse(data: Mapping[str, Any], source: str = "configuration", over: Mapping[str, Any] | None = None) -> Config:
+    """Raises ConfigError: one line a fault, `source: path: what`. Values never appear, they may be secrets.
+
+    `over` are those of the values that the environment gave: a fault of theirs names the variable.
+    """
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(*(f"{source}: {fault}" for fault in _faults(error))) from None
+        raise ConfigError(*(f"{place}: {fault}" for place, fault in _faults(error, source, over or {}))) from None
 
 
-def _faults(error: ValidationError) -> list[str]:
+def _faults(error: ValidationError, source: str, over: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(where it was said, path and what) of each."""
     lines = []
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         path = ".".join(str(part) for part in item["loc"])
@@ -348,5 +352,6 @@ def _faults(error: ValidationError) -> list[str]:
             message = "unknown key"
         elif item["type"] == "missing":
             message = "is required"
-        lines.append(f"{path}: {message}" if path else message)
+        place = variable_of(item["loc"], over) or source
+        lines.append((place, f"{path}: {message}" if path else message))
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from streamwatch.errors import ConfigError
 
 PREFIX = "STREAMWATCH_"
 # Read by the tools around the service; not fields of the configuration.
-RESERVED = frozenset({"DATA_DIR", "REQUIRE", "CONFIG", "TOKEN", "BLAZEFACE_PTH", "WEIGHTS_DIR", "SCREENSHOTS"})
+RESERVED = frozenset(
+    {"DATA_DIR", "REQUIRE", "CONFIG", "TOKEN", "BLAZEFACE_PTH", "WEIGHTS_DIR", "SCREENSHOTS", "CHECK_SECONDS"}
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -74,6 +76,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def variable_of(path: Sequence[str | int], over: Mapping[str, Any]) -> str | None:
+    """The variable that gave the value at this path; None where the environment gave none. `over`: its settings."""
+    names: list[str] = []
+    value: Any = over
+    for part in path:
+        if not isinstance(value, Mapping):
+            break  # one variable held all that is below
+        name = next((key for key in value if key in (part, str(part).replace("-", "_"))), None)
+        if name is None:
+            return None
+        names.append(str(name).upper())
+        value = value[name]
+    return PREFIX + "__".join(names) if names and not isinstance(value, Mapping) else None
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that is given twice: the first would be lost in silence."""
 
@@ -82,6 +99,9 @@ def _unique_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, 
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            what = "a key must be plain text; is this a template that was not filled in?"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=key_node.start_mark)
         if key in seen:
             raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
         seen.add(key)

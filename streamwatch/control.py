@@ -14,7 +14,7 @@ from typing import Any
 
 from streamwatch import __version__
 from streamwatch.config import Config, StreamSettings, load
-from streamwatch.demo.canary import canary_clip, is_canary
+from streamwatch.demo.canary import is_canary, render_canary
 from streamwatch.domain import Alert, AlertEvent, AlertPhase, Instant, Review
 from streamwatch.errors import ConfigError, NotFound
 from streamwatch.fleet import Fleet
@@ -180,7 +180,7 @@ class ServiceControl:
         fresh = load(self._settled.path)
         check_sources(fresh.streams, fresh.ingest)
         if any(is_canary(settings) for settings in fresh.streams.values()):
-            await asyncio.to_thread(canary_clip)  # rendered where it is not there yet
+            await render_canary()  # rendered where it is not there yet
         before = self._settled
         added_by_api = {
             name: settings for name, settings in before.config.streams.items()
@@ -213,7 +213,7 @@ class ServiceControl:
         self._not_ready.append(reason)
 
     def not_ready(self) -> Sequence[str]:
-        return tuple(self._not_ready)
+        return (*self._not_ready, *(f"the device {name} fails" for name in self._rooms.engine.failing()))
 
     @property
     def whip(self) -> WhipGateway | None:

@@ -3,6 +3,7 @@
 StreamWatchError
 ├── ConfigError              exit 2: the configuration, an argument or an environment variable is unusable
 │   └── UrlNotAllowed        the source URL's scheme, host or address is not on the allow-list
+│       └── HostUnknown      its host does not resolve, now: whether it is on the list cannot be said
 ├── WeightsError             exit 4
 │   ├── WeightsMissing
 │   ├── WeightsCorrupt       sha256, keys, shapes, crop version
@@ -50,6 +51,10 @@ class ConfigError(StreamWatchError):
 
 class UrlNotAllowed(ConfigError):
     """The source URL is refused by the allow-list of schemes and hosts, on its resolved address."""
+
+
+class HostUnknown(UrlNotAllowed):
+    pass
 
 
 class WeightsError(StreamWatchError):

@@ -23,10 +23,14 @@ def redact(text: str) -> str:
 
 
 def display_url(url: str) -> str:
-    """What may be shown of a source URL: no user information, no query, no fragment."""
+    """What may be shown of a source URL: no user information, no query, no fragment.
+
+    A password that was not quoted may hold what ends a host, so the user information goes before the URL is parsed.
+    """
+    plain = redact(url)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(plain)
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit((parts.scheme, host, parts.path, "", ""))
     except ValueError:
-        return redact(url).partition("?")[0]
+        return plain.partition("?")[0]

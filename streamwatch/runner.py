@@ -21,8 +21,11 @@ async def run_until_stopped(
     beside: Callable[[], Awaitable[None]] | None = None,
     duration: float | None = None,
 ) -> None:
-    """Runs the service until SIGINT, SIGTERM or `duration` seconds after its start. SIGHUP reads the configuration
-    again. `started` is called once it serves; `beside` runs as long as it does."""
+    """Runs the service until SIGINT, SIGTERM or `duration` seconds after its start.
+
+    SIGHUP reads the configuration file again; where there is none, the terminal was closed, and the service ends.
+    `started` is called once it serves; `beside` runs as long as it does.
+    """
     main = asyncio.current_task()
     assert main is not None
     stopping = False
@@ -33,7 +36,10 @@ async def run_until_stopped(
             stopping = True
             main.cancel()
 
-    with _signals({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: lambda: _reload(service)}):
+    def hangup() -> None:
+        _reload(service) if service.reloadable else stop()
+
+    with _signals({signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: hangup}):
         try:
             async with service:
                 started()

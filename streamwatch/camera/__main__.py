@@ -25,6 +25,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     parser.add_argument("--auth", choices=("basic", "digest"), default="digest")
+    parser.add_argument(
+        "--until-eof", action="store_true", help="end with whoever holds standard input open"
+    )
     parser.add_argument("--transport", choices=("both", "tcp", "udp"), default="both")
     return parser.parse_args()
 
@@ -40,7 +43,17 @@ async def _serve(arguments: argparse.Namespace) -> None:
         for name in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows has no signal handlers in the loop
                 asyncio.get_running_loop().add_signal_handler(name, ended.set)
+        watching = asyncio.create_task(_end_of_input(ended)) if arguments.until_eof else None
         await ended.wait()
+        if watching is not None:
+            watching.cancel()
+
+
+async def _end_of_input(ended: asyncio.Event) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    ended.set()
 
 
 def main() -> int:

@@ -83,8 +83,8 @@ def demo_config(url: str, port: int, scratch: Path) -> Config:
 async def camera(clip: Path) -> AsyncIterator[str]:
     """The project's RTSP camera as a process of its own; yields its URL. Raises StreamWatchError when it fails."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streamwatch.camera", str(clip), "--port", "0", "--path", "/demo",
-        stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        sys.executable, "-m", "streamwatch.camera", str(clip), "--port", "0", "--path", "/demo", "--until-eof",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     try:

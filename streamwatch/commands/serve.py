@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 from streamwatch.app import Service
-from streamwatch.config import load
-from streamwatch.ingest.source import check_sources
+from streamwatch.commands.config_check import load_checked
 from streamwatch.runner import run_until_stopped
 
 
@@ -26,8 +25,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(path: Path | None) -> int:
-    config = load(path)
-    check_sources(config.streams, config.ingest)
-    service = Service(config, path)
+    service = Service(load_checked(path), path)
     await run_until_stopped(service, lambda: print(f"dashboard  {service.url}", flush=True))
     return 0

@@ -22,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transport", choices=("auto", "tcp", "udp"))
     parser.add_argument("--weights", help="weight set (default: bundled)")
     parser.add_argument("--loop", action="store_true", help="file: only, start again at the end")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8460, help="of the dashboard (default: 8460; 0 takes a free one)")
+    parser.add_argument("--host", help="where the dashboard listens (default: the environment's, else loopback)")
+    parser.add_argument(
+        "--port", type=int, help="of the dashboard (default: the environment's, else 8460; 0: a free one)"
+    )
     parser.add_argument("--duration", type=float, metavar="S", help="end by itself after so many seconds")
 
 
@@ -37,7 +39,8 @@ def watch_config(args: argparse.Namespace) -> Config:
     }
     base = load(None).model_dump(exclude_unset=True, by_alias=True)
     base["streams"] = {args.id: stream}
-    base["server"] = {**base.get("server", {}), "host": args.host, "port": args.port}
+    given = {"host": args.host, "port": args.port}
+    base["server"] = {**base.get("server", {}), **{key: value for key, value in given.items() if value is not None}}
     if args.weights:
         base["ensemble"] = {**base.get("ensemble", {}), "weights": args.weights}
     base.setdefault("log_level", "warning")

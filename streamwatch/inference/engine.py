@@ -110,12 +110,16 @@ class LocalEngine:
             for face, crop, score in zip(faces, crops, scores, strict=True)
         )
 
+    def failing(self) -> tuple[str, ...]:
+        """Devices whose thread has ended, or whose newest batches all failed."""
+        return tuple(worker.name for worker in self._workers if not worker.working)
+
     def describe(self) -> dict[str, Any]:
         """What runs here, as plain JSON values, for the system page and the logs."""
         record = self.weights.record
         return {
             "devices": [
-                {"device": m.device, "name": device_name(m.device), "dtype": m.dtypes, "alive": worker.alive}
+                {"device": m.device, "name": device_name(m.device), "dtype": m.dtypes, "alive": worker.working}
                 for m, worker in zip(self._models, self._workers, strict=True)
             ],
             "weights": {

@@ -14,7 +14,7 @@ import torch
 
 from streamwatch.config import DetectorSettings
 from streamwatch.domain import Floats, Image
-from streamwatch.errors import DeviceError, WeightsCorrupt
+from streamwatch.errors import DeviceError, WeightsCorrupt, WeightsMissing
 from streamwatch.inference.blazeface import BlazeFace, load_blazeface
 from streamwatch.inference.ensemble import Ensemble, load_ensemble, probe_crops
 from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings, find_faces_like_seed
@@ -59,7 +59,9 @@ class DetectorSource(NamedTuple):
             if self.sha256 is not None:
                 return load_blazeface(load_tensors(self.path, self.sha256))
             return load_blazeface(self.path)
-        except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as error:
+        except FileNotFoundError as error:
+            raise WeightsMissing(f"{self.path}: is not there") from error
+        except Exception as error:  # of a file that is none the libraries raise what they happen to stumble over
             what = str(error).strip().partition("\n")[0]
             raise WeightsCorrupt(f"{self.path}: is not a BlazeFace file: {what}") from error
 

@@ -15,6 +15,8 @@ from streamwatch.inference.batcher import Batch, Batcher
 
 log = logging.getLogger(__name__)
 
+FAILING = 5
+"""Failed batches in a row after which a device counts as not working."""
 Handler = Callable[[Sequence[Any]], Sequence[Any]]
 """The payloads of a lane's batch to their results, in order."""
 
@@ -36,6 +38,7 @@ class DeviceWorker:
         self._threads = threads
         self._ready: Future[None] = Future()
         self._error: BaseException | None = None
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name=f"device-{name}", daemon=False)
 
     def start(self) -> Future[None]:
@@ -47,6 +50,11 @@ class DeviceWorker:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def working(self) -> bool:
+        """Its thread lives, and not all of its newest batches failed."""
+        return self.alive and self._failures < FAILING
 
     def join(self) -> None:
         """Waits for the thread, after the batcher was closed. Raises what ended it, unless `start` has told already."""
@@ -80,7 +88,9 @@ class DeviceWorker:
         except StreamWatchError as error:
             self._batcher.fail(batch, error)
         except Exception as error:
-            log.exception("%s: a %s batch of %d failed", self.name, batch.lane, len(batch.items))
+            if self._failures == 0:  # once in a row: a device that is gone fails with every batch
+                log.exception("%s: a %s batch of %d failed", self.name, batch.lane, len(batch.items))
+            self._failures += 1
             what = f"a {batch.lane} batch of {len(batch.items)} failed"
             failure = DeviceError(f"{self.name}: {what}: {_first_line(error)}")
             failure.__cause__ = error
@@ -89,6 +99,7 @@ class DeviceWorker:
             self._batcher.fail(batch, DeviceError(f"the device {self.name} has failed: {error!r}"))
             raise
         else:
+            self._failures = 0
             self._batcher.finish(batch, results)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streamwatch.config import IngestSettings
-from streamwatch.errors import UrlNotAllowed
+from streamwatch.errors import HostUnknown, UrlNotAllowed
 from streamwatch.ingest.reaper import Reaper
 from streamwatch.redact import display_url
 
@@ -61,7 +61,7 @@ def allow_list(settings: IngestSettings, *, loopback_only: bool) -> AllowList:
 async def check_url(url: str, allowed: AllowList, reaper: Reaper) -> list[Address]:
     """Resolves the URL's host and checks it: the addresses that may be reached, none where any may.
 
-    Raises UrlNotAllowed, also for a host that does not resolve.
+    Raises UrlNotAllowed, and of that HostUnknown where the host does not resolve.
     """
     scheme, host = scheme_and_host(url)
     needs_address = allowed.hosts is not None and scheme in allowed.schemes - _INBOUND
@@ -71,13 +71,13 @@ async def check_url(url: str, allowed: AllowList, reaper: Reaper) -> list[Addres
 
 
 async def resolve(host: str, reaper: Reaper) -> list[Address]:
-    """Every address of a host. Raises UrlNotAllowed. A look-up that hangs is the reaper's: nothing can interrupt it."""
+    """Every address of a host. Raises HostUnknown. A look-up that hangs is the reaper's: nothing can interrupt it."""
     found: list[tuple[Any, ...]] = []
     try:
         async with asyncio.timeout(_RESOLVE_TIMEOUT):
             await reaper.run(lambda stop: found.extend(socket.getaddrinfo(host, None)), f"look-up of {host}")
     except (OSError, UnicodeError, TimeoutError) as error:
-        raise UrlNotAllowed(f"url: the host {host!r} cannot be resolved") from error
+        raise HostUnknown(f"url: the host {host!r} cannot be resolved") from error
     return sorted({ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found}, key=str)
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from streamwatch.config import IngestSettings, StreamSettings
-from streamwatch.errors import ConfigError
+from streamwatch.domain import FailureReason
+from streamwatch.errors import ConfigError, HostUnknown, SourceUnavailable
 from streamwatch.ingest.allow import AllowList, check_url
 from streamwatch.ingest.av import AvSource
 from streamwatch.ingest.decode import Limits
@@ -59,7 +60,10 @@ class _Guarded:
         return self._inner.skew
 
     async def run(self, sink: Sink) -> None:
-        addresses = await check_url(self._url, self._allowed, self._reaper)
+        try:
+            addresses = await check_url(self._url, self._allowed, self._reaper)
+        except HostUnknown as error:  # a name server that is away for a while refuses nothing
+            raise SourceUnavailable(str(error), FailureReason.CONNECTION_FAILED) from error
         if addresses and isinstance(self._inner, AvSource):
             # Any of them, since all were checked: where one is dead, a later attempt takes another.
             self._inner.pin(str(random.choice(addresses)))
@@ -72,9 +76,11 @@ def check_source(settings: StreamSettings, ingest: IngestSettings) -> None:
     scheme = url.partition(":")[0].lower()
     if scheme in _NETWORK:
         try:
-            host = urlsplit(url.removeprefix("whep+")).hostname
+            parts = urlsplit(url.removeprefix("whep+"))
+            host, _ = parts.hostname, parts.port  # a password that was not quoted often shows as a port that is none
         except ValueError as error:
-            raise ConfigError(f"url: {error}") from error
+            what = "is not a valid address (a user or password holding / ? # or @ must be percent-encoded)"
+            raise ConfigError(f"url: {what}") from error
         if not host:
             raise ConfigError(f"url: {scheme}:// needs a host")
     if scheme not in ("whip", "canary") and not scheme.startswith("whep+http"):

@@ -80,7 +80,11 @@ class Guard:
         origin = caller.headers.get("origin")
         if origin is None or (scope["type"] == "http" and scope["method"] in SAFE):
             return
-        if urlsplit(origin).netloc.lower() != caller.headers.get("host", "").lower():
+        try:
+            theirs = urlsplit(origin).netloc.lower()
+        except ValueError:
+            theirs = ""
+        if theirs != caller.headers.get("host", "").lower():
             raise Refused(403, "requests from pages of another origin are refused")
 
     def _bounded(self, caller: Caller, receive: Receive) -> Receive:

@@ -67,11 +67,17 @@ class _Stream:
 
     name: str
     seq: int = 0
+    configured: bool = False
     status: StreamStatus | None = None
     info: StreamInfo | None = None
     score: StreamScore | None = None
     picture: FrameScores | None = None
     ring: deque[tuple[int, str]] = field(default_factory=deque)
+
+    @property
+    def shown(self) -> bool:
+        """Not where only alerts speak of it: its stream is no more, and must not come back as an empty tile."""
+        return self.configured or self.status is not None or self.score is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ class Hub:
     def configured(self, stream: str, name: str) -> None:
         """A stream was added, or got another name."""
         entry = self._entry(stream)
-        entry.name = name or stream
+        entry.name, entry.configured = name or stream, True
         if entry.status is not None:
             self._publish_status(stream, entry)
 
@@ -173,7 +179,7 @@ class Hub:
         chosen = {
             name: entry
             for name, entry in sorted(self._streams.items())
-            if name and (streams is None or name in streams)
+            if name and entry.shown and (streams is None or name in streams)
         }
         return {
             "v": wire.VERSION,

@@ -177,7 +177,7 @@ def subscription_of(message: dict[str, Any], before: Subscription) -> Subscripti
     if "thumbnails" in message:
         wish = message["thumbnails"]
         size = {True: "small", False: None}.get(wish, wish) if isinstance(wish, bool) else wish
-        if size is not None and size not in SIZES:
+        if size is not None and (not isinstance(size, str) or size not in SIZES):
             raise BadMessage(f"thumbnails must be true, false or one of {', '.join(SIZES)}")
         after = replace(after, thumbnails=size)
     if "heat" in message:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,11 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @asynccontextmanager
-async def command(cwd: Path, *arguments: str, under: Sequence[str] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
+async def command(
+    cwd: Path, *arguments: str, under: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(*under, sys.executable, "-m", "streamwatch", *arguments),
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -104,6 +106,41 @@ async def test_watch_prints_a_line_a_second_and_ends_at_once(tmp_path: Path) -> 
         await line(process, "coverage", 10)
         assert time.monotonic() - began < 3.0
         assert " live " in first
+        await interrupted(process)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_closed_terminal_ends_watch(tmp_path: Path) -> None:
+    async with command(tmp_path, "watch", "rtsp://127.0.0.1:9/x", "--port", "0") as process:
+        await line(process, "dashboard")
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_the_camera_of_a_killed_demo_ends_with_it(tmp_path: Path) -> None:
+    async with command(tmp_path, "demo", "--port", "0") as process:
+        await line(process, "http://127.0.0.1:")
+        cameras = psutil.Process(process.pid).children(recursive=True)
+        assert cameras
+        process.kill()
+        await process.wait()
+        async with asyncio.timeout(20):
+            while [c for c in cameras if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]:
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_ctrl_c_does_not_wait_for_the_canary_to_be_rendered(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("streams: {canary: {url: 'canary:'}}\nserver: {port: 0}\n")
+    async with command(tmp_path, "serve", "-c", "c.yaml", environ={"XDG_CACHE_HOME": str(tmp_path)}) as process:
+        async with asyncio.timeout(120):
+            while not list(tmp_path.glob("streamwatch/demo-*.mp4")):
+                await asyncio.sleep(0.1)
         await interrupted(process)
 
 

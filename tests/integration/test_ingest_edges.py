@@ -96,6 +96,15 @@ async def test_what_the_api_added_is_held_to_the_list_at_each_connection() -> No
         assert camera.connections == 0
 
 
+async def test_a_name_server_that_is_away_for_a_while_refuses_nothing() -> None:
+    """It is tried again, as a camera that does not answer is."""
+    stream = StreamSettings.model_validate({"url": "rtsp://camera.no-such-host.invalid/x"})
+    allowed = AllowList(frozenset({"rtsp"}), ("10.0.0.0/8",))
+    with pytest.raises(SourceUnavailable, match="cannot be resolved") as caught:
+        await make_source("cam", stream, ingest_settings(), SourceContext(), allowed).run(Collector())
+    assert caught.value.reason is FailureReason.CONNECTION_FAILED
+
+
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
 async def test_the_address_that_was_checked_is_the_one_that_is_reached(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -66,7 +66,14 @@ async def test_a_client_sees_a_snapshot_changes_and_pictures_and_may_ask(tmp_pat
         services.hub.score(stream_score("lobby", 1), None)
         score = await receive(client)
         assert (score["type"], score["stream"], score["score"]) == ("score", "lobby", 0.81)
-        for wrong in ("nonsense", "[]", '{"type":"dance"}', '{"type":"subscribe","streams":"lobby"}', b"binary"):
+        for wrong in (
+            "nonsense",
+            "[]",
+            '{"type":"dance"}',
+            '{"type":"subscribe","streams":"lobby"}',
+            '{"type":"subscribe","thumbnails":[]}',
+            b"binary",
+        ):
             await client.send(wrong)
             assert (await receive(client))["type"] == "error"
         await client.send('{"type":"ping"}')

@@ -198,6 +198,11 @@ async def test_it_stops_within_five_seconds_whatever_its_cameras_do(tmp_path: Pa
             service = await stack.enter_async_context(Service(quick_config(tmp_path, streams)))
             async with messages(service) as socket:
                 await wait_for(socket, type="score", stream="alive")
+            _, slow = await asyncio.open_connection("127.0.0.1", service.address.port)
+            slow.write(b"POST /api/v1/streams HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n")
+            slow.write(b"Content-Length: 100\r\n\r\n")  # and never a body
+            await slow.drain()
             begun = time.monotonic()
             await stack.aclose()
             assert time.monotonic() - begun < 5.0
+            slow.close()

@@ -66,11 +66,14 @@ def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_url_that_nothing_can_open_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.yaml"
+    urls = ("gopher://u:hunter2@x", "rtsp:///x", "whip:", "canary:", "rtsp://u:hun/ter2@h/")
     bad.write_text(
-        'streams: {a: {url: "gopher://u:hunter2@x"}, b: {url: "rtsp:///x"}, c: {url: "whip:"}, d: {url: "canary:"}}'
+        "streams:\n" + "".join(f"  {name}: {{url: '{url}'}}\n" for name, url in zip("abcde", urls, strict=True))
     )
     assert main(["config", "check", str(bad)]) == 2
-    first, second = capsys.readouterr().err.splitlines()
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert third.startswith(f"streamwatch: {bad}: streams.e.url: is not a valid address")
+    assert "hun" not in third
     assert first.startswith(f"streamwatch: {bad}: streams.a.url: the scheme 'gopher' is none of rtsp:, ")
     assert second == f"streamwatch: {bad}: streams.b.url: rtsp:// needs a host"
     assert main(["watch", "gopher://u:hunter2@x", "--port", "0"]) == 2

@@ -72,6 +72,7 @@ def test_every_field_stands_in_the_shipped_example() -> None:
         ("a: [1", "line 1"),
         ("- just\n- a list", "must be a mapping"),
         ("alerts: {overrides: {x: {nope: {}}}}", "there is no such rule"),
+        ("streams:\n  lobby:\n    url: {{ lobby_url }}", "line 3, column 11: a key must be plain text"),
     ],
 )
 def test_each_fault_is_one_line_with_its_path(tmp_path: Path, text: str, fault: str) -> None:
@@ -115,6 +116,15 @@ def test_environment_goes_over_the_file(tmp_path: Path) -> None:
 def test_an_unknown_variable_is_a_fault_too() -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         config.load(None, {"STREAMWATCH_SERVER__PROT": "1"})
+
+
+def test_a_fault_of_a_variable_names_the_variable_and_not_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "server: {port: 1}\nstreams: {front-door: {url: 'rtsp://old/1'}}\nscoring: {trim: 2}")
+    variables = {"STREAMWATCH_SERVER__PORT": "99999", "STREAMWATCH_STREAMS__FRONT_DOOR__SAMPLE_FPS": "-1"}
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, variables)
+    places = sorted(fault.partition(": ")[0] for fault in caught.value.faults)
+    assert places == sorted([*variables, str(path)])
 
 
 def test_secrets_appear_in_no_fault_and_no_repr(tmp_path: Path) -> None:

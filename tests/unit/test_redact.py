@@ -31,6 +31,11 @@ def test_no_password_survives(password: str) -> None:
     assert "S3CR3T" not in redact(f"cannot open rtsp://admin:{marked}@camera.lan:554/live: refused")
 
 
+@given(st.text(alphabet=st.characters(exclude_characters=" \t\r\n\"'<>", exclude_categories=["Z", "C"]), min_size=1))
+def test_no_password_is_displayed(password: str) -> None:
+    assert "S3CR3T" not in display_url(f"rtsp://admin:{password}S3CR3T@camera.lan:554/live")
+
+
 def test_display_url_shows_neither_user_nor_query() -> None:
     assert display_url("rtsp://u:p@h:1/live?token=x#y") == "rtsp://h:1/live"
     assert display_url("lavfi:testsrc2") == "lavfi:testsrc2"

@@ -15,11 +15,12 @@ import torch
 
 from streamwatch.config import DetectorSettings, DeviceSettings, EnsembleSettings
 from streamwatch.domain import Box, Face, Frame, Instant
-from streamwatch.errors import DeviceError, Expired, Overloaded, WeightsCorrupt
+from streamwatch.errors import DeviceError, Expired, Overloaded, WeightsCorrupt, WeightsMissing
 from streamwatch.inference.crop import crop_face
 from streamwatch.inference.devices import choose_devices, host_image, torch_threads
 from streamwatch.inference.engine import EngineSettings, LocalEngine
 from streamwatch.inference.ensemble import load_ensemble
+from streamwatch.inference.models import DetectorSource
 from streamwatch.inference.seed_members import SeedSpec, seed_crop
 from streamwatch.inference.weights import find_set
 from streamwatch.inference.weights_import import import_state
@@ -154,12 +155,23 @@ async def test_corrupt_weights_stop_the_start_and_leave_no_thread(settings: Engi
     assert not [t for t in threading.enumerate() if t.name.startswith("device-")]
 
 
-async def test_a_detector_of_the_users_own_must_be_one(settings: EngineSettings, tmp_path: Path) -> None:
-    other = tmp_path / "face.pth"
-    torch.save({"weight": torch.zeros(3)}, other)
-    with pytest.raises(WeightsCorrupt, match=r"face\.pth: is not a BlazeFace file"):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("face.pth", "another network"), ("face.pth", "junk"), ("face.safetensors", "junk"), ("face.pth", "")],
+)
+async def test_a_detector_of_the_users_own_must_be_one(
+    settings: EngineSettings, tmp_path: Path, name: str, content: str
+) -> None:
+    other = tmp_path / name
+    if content == "another network":
+        torch.save({"weight": torch.zeros(3)}, other)
+    else:
+        other.write_text(content)
+    with pytest.raises(WeightsCorrupt, match=rf"{name}: is not a BlazeFace file"):
         async with LocalEngine(EngineSettings(settings.device, DetectorSettings(weights=other)), NullObserver()):
             pass
+    with pytest.raises(WeightsMissing, match=r"none\.pth: is not there"):
+        DetectorSource(tmp_path / "none.pth", None, 0.5).load()
 
 
 def test_devices_are_chosen_or_named_as_missing() -> None:

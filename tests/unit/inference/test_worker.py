@@ -8,7 +8,7 @@ import torch
 
 from streamwatch.errors import DeviceError, WeightsMissing
 from streamwatch.inference.batcher import Batcher, LaneLimits
-from streamwatch.inference.worker import DeviceWorker, Handler
+from streamwatch.inference.worker import FAILING, DeviceWorker, Handler
 from streamwatch.observer import NullObserver
 
 FAR = 1e12
@@ -34,6 +34,26 @@ def test_a_failing_batch_leaves_the_device_at_work(batcher: Batcher) -> None:
     batcher.close()
     worker.join()
     assert not worker.alive
+
+
+def test_a_device_whose_batches_all_fail_is_not_working(batcher: Batcher, caplog: pytest.LogCaptureFixture) -> None:
+    worker = DeviceWorker("cpu", lambda: {"score": invert}, batcher)
+    worker.start().result(30)
+
+    def working() -> bool:  # by a call, or the type checker takes the first answer for all
+        return worker.working
+
+    for _ in range(FAILING):
+        assert working()
+        with pytest.raises(DeviceError):
+            batcher.submit("score", [0.0], FAR)[0].result(30)
+    assert worker.alive
+    assert not working()
+    assert caplog.text.count("batch of 1 failed") == 1  # the log must not fill the disk
+    batcher.submit("score", [4.0], FAR)[0].result(30)
+    assert working()
+    batcher.close()
+    worker.join()
 
 
 def test_what_goes_wrong_while_loading_is_told_by_start(batcher: Batcher) -> None:

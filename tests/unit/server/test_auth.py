@@ -129,7 +129,14 @@ async def test_logins_are_limited(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("origin", "status"),
-    [(None, 404), (LOOPBACK, 404), ("https://evil.example", 403), ("http://127.0.0.1:1", 403), ("null", 403)],
+    [
+        (None, 404),
+        (LOOPBACK, 404),
+        ("https://evil.example", 403),
+        ("http://127.0.0.1:1", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ],
 )
 async def test_pages_of_another_origin_change_nothing(tmp_path: Path, origin: str | None, status: int) -> None:
     async with client(tmp_path) as http:

@@ -129,6 +129,16 @@ async def test_numbers_never_repeat_when_a_stream_is_removed_and_added_again() -
     assert [(m["type"], m["seq"]) for m in messages] == [("removed", 2), ("stream", 3)]
 
 
+async def test_an_alert_of_a_stream_that_is_no_more_brings_back_no_tile() -> None:
+    hub = Hub()
+    live(hub, "lobby")
+    hub.removed("lobby")
+    hub.alert(AlertEvent(AlertPhase.UPDATED, None, alert("a1", "lobby")))
+    assert hub.snapshot(None)["streams"] == []
+    hub.configured("lobby", "Lobby")
+    assert [entry["stream"] for entry in hub.snapshot(None)["streams"]] == ["lobby"]
+
+
 async def test_a_subscription_selects_streams_and_growing_it_gives_a_snapshot_of_the_new_ones() -> None:
     hub = Hub()
     live(hub, "lobby", "door")

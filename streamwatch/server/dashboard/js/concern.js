@@ -10,7 +10,10 @@ const STALE_AT_MOST = 60_000;
 /** @param captures times of the newest frames in ms, rising; the least gap counts, so that an outage is not taken for a rhythm */
 export function patience(captures) {
   let least = Infinity;
-  for (let i = 1; i < captures.length; i++) least = Math.min(least, captures[i] - captures[i - 1]);
+  for (let i = 1; i < captures.length; i++) {
+    const gap = captures[i] - captures[i - 1];
+    if (gap > 0) least = Math.min(least, gap); // a frame that is told again is no rhythm
+  }
   return Number.isFinite(least) ? Math.min(STALE_AT_MOST, Math.max(STALE_AFTER, 3 * least)) : STALE_AFTER;
 }
 
