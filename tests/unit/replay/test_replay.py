@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from streamwatch.config import Config, parse
 from streamwatch.domain import StreamScore
 from streamwatch.replay.records import read, score_of
 from streamwatch.replay.simulate import upper_bound
-from streamwatch.replay.tune import Tuning, tune
+from streamwatch.replay.tune import Trial, Tuning, tune
 from streamwatch.server.messages import score_message
 from tests.fakes.records import stream_score
 
@@ -125,6 +126,13 @@ def test_tuning_refuses_a_threshold_at_which_the_alarm_never_ends() -> None:
     low = tuning.trials[0]
     assert (low.threshold < 0.55, low.alarms, low.in_alarm > 0.99) == (True, 1, True)
     assert low.bound < 10.0, "its alarms alone would let it pass"
+
+
+def test_one_stream_in_alarm_for_ever_shows_among_hundreds() -> None:
+    for_ever = Trial(0.3, 1, hours=200.0, in_alarm=1 / 200, streams=("lobby",))
+    assert for_ever.bound < 0.05
+    assert not for_ever.keeps_to(0.05)
+    assert replace(for_ever, in_alarm=20 / 720_000).keeps_to(0.05)
 
 
 def test_tuning_takes_a_short_alarm_where_one_is_allowed() -> None:
