@@ -11,6 +11,8 @@ from dataclasses import replace
 from streamwatch.domain import AlertEvent
 from streamwatch.protocols import Delivery
 
+_NEVER = float("inf")
+
 
 class MemoryOutbox:
     """At most `bound` deliveries a sink; then the oldest is given up and counted. In order per alert, like the
@@ -49,9 +51,14 @@ class MemoryOutbox:
         return [sink for sink, rows in self._rows.items() if any(row.event is event for row in rows)]
 
     def hand_over(self, event: AlertEvent) -> None:
-        """The durable outbox has it now."""
+        """The durable outbox has it now. Later events of its alert still wait behind it, until that has them too."""
         for sink, rows in self._rows.items():
-            self._rows[sink] = deque(row for row in rows if row.event is not event)
+            self._rows[sink] = deque(replace(r, next_attempt=_NEVER) if r.event is event else r for r in rows)
+
+    def handed_over(self) -> None:
+        """The durable outbox has all that was ever handed over, and all that came after it."""
+        for sink, rows in self._rows.items():
+            self._rows[sink] = deque(row for row in rows if row.next_attempt != _NEVER)
 
     def delivered(self, delivery: Delivery) -> None:
         self._rows[delivery.sink] = deque(r for r in self._rows[delivery.sink] if r.id != delivery.id)
@@ -62,4 +69,7 @@ class MemoryOutbox:
             return
         again = replace(delivery, attempts=delivery.attempts + 1, next_attempt=next_attempt)
         rows = self._rows[delivery.sink]
-        self._rows[delivery.sink] = deque(again if r.id == delivery.id else r for r in rows)
+        # What was handed over while it was tried is no longer for this outbox to try.
+        self._rows[delivery.sink] = deque(
+            again if r.id == delivery.id and r.next_attempt != _NEVER else r for r in rows
+        )

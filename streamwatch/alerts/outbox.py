@@ -166,6 +166,7 @@ class Outbox:
             self._unrecorded.popleft()
         if not self._unrecorded:
             self._by_memory = False
+            self._memory.handed_over()
             if not self._well:  # also what an earlier run said of it is over
                 self._report(AlertKind.STORAGE, "outbox", None)
             self._well = True

@@ -26,12 +26,14 @@ class Ailing:
         self._answers = asyncio.Event()
         self._answers.set()
         self.full = False
+        self.takes = 1_000_000
+        """records until it hangs by itself"""
 
     def hang(self) -> None:
         self._answers.clear()
 
     def heal(self) -> None:
-        self.full = False
+        self.full, self.takes = False, 1_000_000
         self._answers.set()
 
     async def _write(self) -> None:
@@ -42,6 +44,9 @@ class Ailing:
     async def record(self, event: AlertEvent, sinks: Sequence[str]) -> None:
         await self._write()
         await self._store.record(event, sinks)
+        self.takes -= 1
+        if not self.takes:
+            self.hang()
 
     async def due(self, sink: str, now: float, limit: int, finished: Collection[int] = ()) -> list[Delivery]:
         await self._answers.wait()
@@ -169,6 +174,24 @@ async def test_alerts_leave_within_two_seconds_while_the_database_hangs(
     assert receiver.told == [("a0", "firing"), *expected, ("a4", "firing")]
     assert [a.id for a in await history.alerts.active()] == ["a0", "a4"]
     assert set(problems) == {None}, "slow is not down"
+
+
+async def test_no_event_overtakes_one_that_was_recorded_before_it(store: Ailing, receiver: Receiver) -> None:
+    """The receiver and the database were ill; the database comes back, and hangs after the first of two events."""
+    store.full, receiver.status = True, 503
+    async with dispatching(store, hook(receiver)) as dispatcher:
+        event = opened("a1")
+        dispatcher.submit(event)
+        dispatcher.submit(resolved(event))
+        await until(lambda: dispatcher.statistics.failed_attempts >= 1)
+        store.full, store.takes = False, 1
+        await until(lambda: dispatcher.statistics.unrecorded == 1)
+        receiver.status = 200
+        await asyncio.sleep(3.0)
+        assert receiver.told == []  # the first is in the database only, which does not say so
+        store.heal()
+        await until(lambda: len(receiver.told) == 2)
+    assert receiver.told == [("a1", "firing"), ("a1", "resolved")]
 
 
 async def test_a_row_that_was_read_late_is_delivered_once(store: Ailing, receiver: Receiver) -> None:
