@@ -19,7 +19,7 @@ $(RUNTIME): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here: install Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@echo "Installing what the service needs into $(VENV) (about 5.5 GB, once) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) -r requirements.lock
 	@$(PIP) "$$(grep '^hatchling==' requirements-dev.lock)" "$$(grep '^editables==' requirements-dev.lock)" \
 		"$$(grep '^pathspec==' requirements-dev.lock)" "$$(grep '^pluggy==' requirements-dev.lock)" \

@@ -123,7 +123,7 @@ class DeviceSettings(Settings):
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """How long a batch waits to fill. 0 on a CPU; a few ms may pay on a GPU."""
     deadline: Seconds = 2.0
-    """A frame not begun so long after its capture is dropped, counted as expired."""
+    """A frame that waits so long for the device, from when its analysis began, is dropped, counted as expired."""
 
 
 class DetectorSettings(Settings):
@@ -162,7 +162,7 @@ class ScoringSettings(Settings):
     """... and up to this they have half weight."""
     hysteresis: Ratio = 0.05
     """How far below the threshold the score must fall before the verdict does."""
-    suspect_margin: Ratio = 0.15
+    suspect_margin: Ratio = 0.1
     """SUSPECT from threshold minus this."""
 
 

@@ -15,7 +15,7 @@ from streamwatch.domain import Image
 from streamwatch.errors import StorageError
 
 DEFAULT_SEED = 8
-"""One of the draws that the bundled weights find; they miss three or four of ten (docs/training.md)."""
+"""One of the draws that the bundled weights find; they miss two of ten (docs/training.md)."""
 
 
 def cache_dir() -> Path:

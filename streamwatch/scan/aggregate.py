@@ -32,7 +32,7 @@ class Rules:
 
     threshold: float
     seed: bool = False
-    suspect_margin: float = 0.15
+    suspect_margin: float = 0.1
     disagreement: float | None = None
 
 
