@@ -7,10 +7,10 @@ Pure: time comes from the records. State is kept for each face track, so that tw
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+from streamwatch.alerts.readings import UNKNOWN_HOLD, Base, Condition, Intervals, Mood, Reading
 from streamwatch.config import RuleSettings
 from streamwatch.domain import (
     Instant,
@@ -32,53 +32,9 @@ CUSUM_CAP = 1.5
 MIN_EVIDENCE = 5
 """No alert of a face from fewer scored frames. (The window has its own floor, scoring.min_frames.)"""
 SILENT_AFTER = 5.0
-"""Seconds without a record after which a condition says that it does not know."""
+"""Seconds without a record after which a condition says that it does not know; more where records come seldom."""
 CANARY_PERIOD = 120.0
 """Default of `for` for the canary."""
-
-
-class Mood(StrEnum):
-    FIRING = "firing"
-    HIGH = "high"
-    """not firing, but not below the release either"""
-    CLEAR = "clear"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a condition says now. `step` is by how much the value must worsen to be worth an update; None: never."""
-
-    mood: Mood
-    value: float
-    threshold: float
-    summary: str = ""
-    tracks: tuple[int, ...] = ()
-    step: float | None = None
-
-
-class Condition(Protocol):
-    """None means: this record says nothing to this rule."""
-
-    def score(self, score: StreamScore) -> Reading | None: ...
-    def status(self, status: StreamStatus) -> Reading | None: ...
-    def tick(self, now: Instant) -> Reading | None: ...
-
-
-class Base:
-    """Says nothing to anything; a condition overrides what concerns it."""
-
-    def __init__(self, rule: RuleSettings) -> None:
-        self.rule = rule
-
-    def score(self, score: StreamScore) -> Reading | None:
-        return None
-
-    def status(self, status: StreamStatus) -> Reading | None:
-        return None
-
-    def tick(self, now: Instant) -> Reading | None:
-        return None
 
 
 class FaceCondition(Base):
@@ -87,24 +43,36 @@ class FaceCondition(Base):
     def __init__(self, rule: RuleSettings) -> None:
         super().__init__(rule)
         self._last: tuple[float, Reading] | None = None
-        self._fired: set[int] | None = None
-        """tracks that fired and have not fallen below the release since; None before the first"""
+        self._intervals = Intervals()
+        self._fired: dict[int, float] | None = None
+        """tracks that fired and have not fallen below the release since, and when they last held; None before the
+        first"""
 
-    def _remember(self, firing: Collection[int], held: Collection[int]) -> None:
-        """`held`: the tracks that are not known to lie below the release."""
-        if firing or self._fired is not None:
-            self._fired = {*(self._fired or ()), *firing}.intersection(held)
+    @property
+    def _hold(self) -> float:
+        return max(UNKNOWN_HOLD, self.rule.resolve_after, self._intervals.missed)
+
+    def _remember(self, at: Instant, firing: Collection[int], held: Collection[int], fallen: Collection[int]) -> None:
+        """`held` are the tracks in sight that are not known to lie below the release, `fallen` those that do. One that
+        fired and is out of sight is neither, and remembered for as long as an alert may stay open for it."""
+        if not firing and self._fired is None:
+            return
+        # Judged by the record before this one, so that an alert ends for want of its face before the face is forgotten.
+        before = at.mono if self._last is None else self._last[0]
+        kept = {t: seen for t, seen in (self._fired or {}).items() if t not in fallen and before - seen < self._hold}
+        self._fired = kept | dict.fromkeys([*firing, *kept.keys() & set(held)], at.mono)
 
     def tick(self, now: Instant) -> Reading | None:
         if self._last is None:  # an alert of an earlier run may wait for a stream that never comes
             return Reading(Mood.UNKNOWN, 0.0, 0.0)
-        if now.mono - self._last[0] < SILENT_AFTER:
+        if now.mono - self._last[0] < max(SILENT_AFTER, self._intervals.missed):
             return None
-        return Reading(Mood.UNKNOWN, self._last[1].value, self._last[1].threshold)
+        return Reading(Mood.UNKNOWN, self._last[1].value, self._last[1].threshold, hold=self._hold)
 
-    def _said(self, at: Instant, reading: Reading) -> Reading:
-        self._last = (at.mono, reading)
-        return reading
+    def _said(self, score: StreamScore, reading: Reading) -> Reading:
+        self._intervals.heard(score)
+        self._last = (score.at.mono, replace(reading, hold=self._hold))
+        return self._last[1]
 
 
 class WindowCondition(FaceCondition):
@@ -128,13 +96,14 @@ class WindowCondition(FaceCondition):
         for track in above:
             self._since.setdefault(track, score.at.mono)
         firing = tuple(sorted(t for t in above if score.at.mono - self._since[t] >= self.rule.for_))
+        fallen = {t.track for t, value in known if value < release}
+        self._remember(score.at, firing, {t.track for t in confirmed} - fallen, fallen)
         if not known:
-            return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
-        self._remember(firing, unknown | {t.track for t, value in known if value >= release})
+            return self._said(score, Reading(Mood.UNKNOWN, 0.0, threshold))
         mood, about = _held(firing, self._fired, above, {t.track: value for t, value in known}, unknown, release)
         worst, value = max(((t, value) for t, value in known if t.track in about), key=lambda pair: pair[1])
         summary = f"Face {worst.track} on {score.stream}: score {value:.2f}, threshold {threshold:.2f}"
-        return self._said(score.at, Reading(mood, value, threshold, summary, firing, 0.05))
+        return self._said(score, Reading(mood, value, threshold, summary, firing, 0.05))
 
 
 def _held(
@@ -146,14 +115,15 @@ def _held(
     release: float,
 ) -> tuple[Mood, Collection[int]]:
     """(mood, the tracks of `known` that it speaks of). What holds an alert open are the faces that fired, and those
-    that are about to: a bystander between release and threshold does not. `fired` None: nobody has fired in this run,
-    and an alert of an earlier one is held by whoever is above the release."""
+    that are about to: a bystander between release and threshold does not. One that fired and cannot be judged, or is
+    out of sight, leaves it unknown. `fired` None: nobody has fired in this run, and an alert of an earlier one is held
+    by whoever is above the release."""
     if firing:
         return Mood.FIRING, firing
     holding = [t for t in known if known[t] >= release and (fired is None or t in fired or t in rising)]
     if holding:
         return Mood.HIGH, holding
-    waiting = unknown if fired is None else [t for t in unknown if t in fired]
+    waiting = unknown if fired is None else [t for t in fired if t not in known]
     return (Mood.UNKNOWN if waiting else Mood.CLEAR), known
 
 
@@ -182,14 +152,15 @@ class CusumCondition(FaceCondition):
         for track in confirmed.values():
             self._accumulate(track, score.at.mono, threshold)
         ready = {k: s.value for k, s in self._sums.items() if s.frames >= MIN_EVIDENCE}
-        if not ready:
-            return self._said(score.at, Reading(Mood.UNKNOWN, 0.0, threshold))
         firing = tuple(sorted(k for k, value in ready.items() if value >= threshold))
-        self._remember(firing, {k for k, value in ready.items() if value >= release})
+        fallen = {k for k, value in ready.items() if value < release}
+        self._remember(score.at, firing, ready.keys() - fallen, fallen)
+        if not ready:
+            return self._said(score, Reading(Mood.UNKNOWN, 0.0, threshold))
         mood, about = _held(firing, self._fired, (), ready, (), release)
         worst = max(about, key=lambda k: ready[k])
         summary = f"Face {worst} on {score.stream}: accumulated evidence {ready[worst]:.0f}, threshold {threshold:.0f}"
-        return self._said(score.at, Reading(mood, ready[worst], threshold, summary, firing, threshold / 10))
+        return self._said(score, Reading(mood, ready[worst], threshold, summary, firing, threshold / 10))
 
     def _accumulate(self, track: TrackScore, at: float, threshold: float) -> None:
         if track.logit is None:
@@ -246,20 +217,38 @@ class StreamDown(Held):
 
 
 class StreamStale(Held):
-    """The stream is live and yet nothing of it is scored. While it is down, `stream_down` speaks alone."""
+    """The stream is live and yet nothing of it is scored, be it that its scores say so or that none comes at all. While
+    it is down, `stream_down` speaks alone."""
 
     what = "{stream} is live but not scored"
 
     def __init__(self, rule: RuleSettings, stream: str) -> None:
         super().__init__(rule, stream)
         self._live = True
+        self._heard: float | None = None
+        """when it went live, or was last scored since; None where nobody has said that it is live"""
+        self._intervals = Intervals()
 
     def status(self, status: StreamStatus) -> Reading | None:
         self._live = status.state is StreamState.LIVE
-        return None if self._live else self._hold(status.at, False)
+        if not self._live:
+            self._heard = None
+            return self._hold(status.at, False)
+        if self._heard is None:
+            self._heard = status.at.mono
+        return None
 
     def score(self, score: StreamScore) -> Reading:
+        self._intervals.heard(score)
+        if self._heard is not None:
+            self._heard = max(self._heard, score.at.mono)
         return self._hold(score.at, self._live and score.reason is UnknownReason.STALE)
+
+    def tick(self, now: Instant) -> Reading:
+        silent = self._heard is not None and now.mono - self._heard >= max(self.rule.for_, self._intervals.missed)
+        if silent and self._since is None:
+            self._since = self._heard
+        return super().tick(now)
 
 
 class NoFace(Held):

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
-from streamwatch.alerts.conditions import Base, Mood, Reading
+from streamwatch.alerts.readings import Base, Mood, Reading
 from streamwatch.config import RuleSettings
 from streamwatch.domain import Instant, StreamScore, logit
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from streamwatch.alerts.conditions import Mood, Reading
+from streamwatch.alerts.readings import Mood, Reading
 from streamwatch.config import RuleSettings
 from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, Instant
 
-UNKNOWN_HOLD = 10.0
-"""Seconds for which an alert stays open while nobody can say whether its condition still holds: a face turned away is
-not a face cleared."""
 RESTORED_HOLD = 60.0
-"""The same after a restart, while streams connect and windows fill."""
+"""Seconds for which an alert at least stays open after a restart while nobody can say whether its condition holds
+still: streams connect, and windows fill."""
 MAX_TRACKS = 32
 """Faces that an alert names."""
 UPDATE_INTERVAL = 5.0
@@ -41,7 +39,7 @@ class Slot:
     _now: Instant = field(default_factory=lambda: Instant(float("-inf"), 0.0))
     _high_at: float = 0.0
     _clear_since: float | None = None
-    _hold: float = UNKNOWN_HOLD
+    _hold: float = 0.0
     _cool_until: float = float("-inf")
     _told: bool = False
     """whether anyone but the history heard of the open alert"""
@@ -70,7 +68,7 @@ class Slot:
             if reading.mood is not Mood.FIRING or now.mono < self._cool_until:
                 return None
             return self._open(now, reading, silenced, labels)
-        if self._over(now.mono, reading.mood):
+        if self._over(now.mono, reading):
             return self.close(now, "cleared" if reading.mood is Mood.CLEAR else "no longer seen", reading.value)
         return self._update(now, reading, silenced)
 
@@ -102,7 +100,7 @@ class Slot:
         return AlertEvent(AlertPhase.UPDATED, before, self.alert)
 
     def _open(self, now: Instant, reading: Reading, silenced: bool, labels: Mapping[str, str]) -> AlertEvent:
-        self._high_at, self._clear_since, self._hold, self._told = now.mono, None, UNKNOWN_HOLD, not silenced
+        self._high_at, self._clear_since, self._hold, self._told = now.mono, None, 0.0, not silenced
         self.alert = Alert(
             id=self.new_id(),
             kind=self.identity.kind,
@@ -121,15 +119,15 @@ class Slot:
         )
         return AlertEvent(AlertPhase.OPENED, None, self.alert)
 
-    def _over(self, now: float, mood: Mood) -> bool:
-        if mood in {Mood.FIRING, Mood.HIGH}:
-            self._high_at, self._clear_since, self._hold = now, None, UNKNOWN_HOLD
+    def _over(self, now: float, reading: Reading) -> bool:
+        if reading.mood in {Mood.FIRING, Mood.HIGH}:
+            self._high_at, self._clear_since, self._hold = now, None, 0.0
             return False
-        if mood is Mood.CLEAR:
+        if reading.mood is Mood.CLEAR:
             if self._clear_since is None:
                 self._clear_since = now
             return now - self._clear_since >= self.rule.resolve_after
-        return now - self._high_at >= max(self._hold, self.rule.resolve_after)
+        return now - self._high_at >= max(self._hold, reading.hold, self.rule.resolve_after)
 
     def _update(self, now: Instant, reading: Reading, silenced: bool) -> AlertEvent | None:
         before = self.alert

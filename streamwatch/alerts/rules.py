@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from streamwatch.alerts.conditions import Canary, Condition, Mood, Reading, for_stream
+from streamwatch.alerts.conditions import Canary, for_stream
 from streamwatch.alerts.drift import DriftCondition
 from streamwatch.alerts.lifecycle import Identity, Slot
+from streamwatch.alerts.readings import Condition, Mood, Reading
 from streamwatch.alerts.silences import parse_silences
 from streamwatch.config import AlertSettings, RuleSettings
 from streamwatch.domain import (

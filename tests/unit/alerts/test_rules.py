@@ -159,6 +159,42 @@ def test_stale_speaks_only_while_the_stream_is_live() -> None:
     assert told([e for s in later for e in rules.on_score(s)]) == [("opened", 41)]
 
 
+def scored(*seconds: int, window: float = 10.0) -> dict[int, StreamScore]:
+    return {t: replace(stream_score(t, 0.1), window=window) for t in seconds}
+
+
+@pytest.mark.parametrize(
+    ("states", "scores", "expected"),
+    [
+        pytest.param({0: "live"}, {}, [("opened", 10)], id="never a word"),
+        pytest.param({0: "live"}, scored(*range(21)), [("opened", 30)], id="fell silent"),
+        pytest.param(
+            {0: "live", 5: "live"},
+            scored(6, 7, *range(30, 90)),
+            [("opened", 17), ("resolved", 32)],
+            id="speaks again",
+        ),
+        pytest.param({0: "live"}, scored(*range(0, 60, 10), window=100.0), [("opened", 75)], id="seldom looked at"),
+        pytest.param({}, scored(*range(5)), [], id="nobody said that it is live"),
+        pytest.param({0: "live", 3: "reconnecting"}, scored(1, 2), [], id="down"),
+        pytest.param({0: "live", 3: "paused"}, scored(1, 2), [], id="paused"),
+        pytest.param({0: "connecting"}, {}, [], id="waits for a publisher"),
+    ],
+)
+def test_a_live_stream_that_falls_silent_is_stale(
+    states: dict[int, str], scores: dict[int, StreamScore], expected: list[tuple[str, float]]
+) -> None:
+    """A monitor that died says nothing more, least of all that it died."""
+    rules, events = engine({"kind": "stream_stale", "for": 10.0}), []
+    for second in range(90):
+        if second in states:
+            events += rules.on_status(status(second, StreamState(states[second])))
+        if second in scores:
+            events += rules.on_score(scores[second])
+        events += rules.on_tick(instant(second))
+    assert told(events) == expected
+
+
 def test_no_face_for() -> None:
     rules = engine({"kind": "no_face_for", "for": 60.0})
     empty = [stream_score(t) for t in range(0, 70, 10)]

@@ -54,6 +54,39 @@ def test_a_fired_face_that_is_unknown_for_a_moment_holds_it_open_among_others() 
     assert feed(rules, (2, (None, 0.1)), (5, (None, 0.1)), (8, (0.9, 0.1))) == []
 
 
+def out_of_sight(rules: RuleEngine, start: int, end: int, bystander: float = 0.1) -> list[AlertEvent]:
+    """Face 1 is gone, face 2 stays."""
+    events = []
+    for t in range(start, end):
+        score = stream_score(t, None, bystander)
+        events += rules.on_score(replace(score, tracks=score.tracks[1:]))
+        events += rules.on_tick(instant(t + 0.4))
+    return events
+
+
+@pytest.mark.parametrize("rule", [WINDOW, {**WINDOW, "kind": "cusum", "threshold": 20.0}], ids=["window", "cusum"])
+def test_a_face_that_goes_out_of_sight_among_others_is_not_cleared(rule: dict[str, Any]) -> None:
+    """As if it were alone: the alert stays open for 10 s. If it comes back in time, the alert is still the same."""
+    rules = engine(rules={"face": rule})
+    seen = [(t, (0.99, 0.1)) for t in range(8)]
+    (opened,) = [e for e in feed(rules, *seen) if e.phase is AlertPhase.OPENED]
+    assert out_of_sight(rules, 8, 12) == []
+    feed(rules, *((t, (0.99, 0.1)) for t in range(12, 20)))
+    assert [alert.id for alert in rules.active] == [opened.after.id]
+    (resolved,) = out_of_sight(rules, 20, 60)
+    assert (resolved.after.updated_at.mono, resolved.after.labels["resolved"]) == (29, "no longer seen")
+
+
+def test_a_face_that_is_long_gone_holds_no_later_alert_open() -> None:
+    rules = engine()
+    feed(rules, (0, (0.9, 0.1)), (1, (0.9, 0.1)))
+    gone = out_of_sight(rules, 2, 12)
+    assert [e.after.labels["resolved"] for e in gone] == ["no longer seen"]
+    later = out_of_sight(rules, 12, 16, 0.9) + out_of_sight(rules, 16, 20, 0.1)
+    assert phases(later) == [("opened", 13), ("resolved", 18)]
+    assert later[-1].after.labels["resolved"] == "cleared"
+
+
 def test_the_bystander_rule_holds_for_accumulated_evidence_too() -> None:
     cusum = {"kind": "cusum", "threshold": 20.0, "resolve_after": 2.0, "cooldown": 0.0}
     rules = engine(rules={"face": cusum})

@@ -1,0 +1,85 @@
+"""What every condition speaks in, and how long it may be silent."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median_low
+from typing import Protocol
+
+from streamwatch.config import RuleSettings
+from streamwatch.domain import Instant, StreamScore, StreamStatus
+
+UNKNOWN_HOLD = 10.0
+"""Seconds for which an alert stays open while nobody can say whether its condition still holds: a face turned away is
+not a face cleared."""
+MAX_INTERVAL = 60.0
+"""Seconds: a longer gap between two records was a pause, and says nothing of the next."""
+
+
+class Mood(StrEnum):
+    FIRING = "firing"
+    HIGH = "high"
+    """not firing, but not below the release either"""
+    CLEAR = "clear"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a condition says now. `step` is by how much the value must worsen to be worth an update; None: never. `hold`
+    is for how many seconds an alert stays open while the mood is unknown."""
+
+    mood: Mood
+    value: float
+    threshold: float
+    summary: str = ""
+    tracks: tuple[int, ...] = ()
+    step: float | None = None
+    hold: float = UNKNOWN_HOLD
+
+
+class Condition(Protocol):
+    """None means: this record says nothing to this rule."""
+
+    def score(self, score: StreamScore) -> Reading | None: ...
+    def status(self, status: StreamStatus) -> Reading | None: ...
+    def tick(self, now: Instant) -> Reading | None: ...
+
+
+class Base:
+    """Says nothing to anything; a condition overrides what concerns it."""
+
+    def __init__(self, rule: RuleSettings) -> None:
+        self.rule = rule
+
+    def score(self, score: StreamScore) -> Reading | None:
+        return None
+
+    def status(self, status: StreamStatus) -> Reading | None:
+        return None
+
+    def tick(self, now: Instant) -> Reading | None:
+        return None
+
+
+class Intervals:
+    """How often a stream is heard of: one that is looked at every ten seconds is not silent after five."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._gaps: deque[float] = deque(maxlen=3)
+        self._window = 0.0
+
+    def heard(self, score: StreamScore) -> None:
+        at = score.at.mono
+        if self._last is not None:
+            self._gaps.append(min(max(0.0, at - self._last), MAX_INTERVAL))
+        self._last, self._window = at, score.window or 0.0
+
+    @property
+    def missed(self) -> float:
+        """Seconds after which two records in a row did not come; scoring waits for frames about as long. One gap among
+        shorter ones is no interval. Before there is any, the window tells: at low rates it spans ten frames."""
+        return 2.5 * (median_low(self._gaps) if self._gaps else self._window / 10)
