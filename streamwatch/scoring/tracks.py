@@ -216,7 +216,7 @@ def sampled(pixels: Image, samples: int) -> Image:
 
 def colours(pixels: Image) -> Floats:
     """The histogram of 8 levels of each channel; it sums to 1."""
-    levels = (pixels >> 5).astype(np.intp)
+    levels = (pixels >> 5).astype(np.uint16)
     index = (levels[..., 0] << 6) | (levels[..., 1] << 3) | levels[..., 2]
     counts = np.bincount(index.ravel(), minlength=512)
     return (counts / max(1, index.size)).astype(np.float32)
