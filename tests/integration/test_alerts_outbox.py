@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from streamwatch.config import HistorySettings
 from streamwatch.domain import Alert, AlertEvent
 from streamwatch.errors import StorageError
+from streamwatch.history.database import PATIENCE
 from streamwatch.history.store import History
 from streamwatch.protocols import AlertStore, Delivery
 from tests.fakes.alerting import dispatching, hook, opened, resolved, until
@@ -36,8 +37,15 @@ class Ailing:
         self.full, self.takes = False, 1_000_000
         self._answers.set()
 
+    async def _answer(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._answers.wait()
+        except TimeoutError:
+            raise StorageError(f"no answer within {PATIENCE:.0f} s") from None
+
     async def _write(self) -> None:
-        await self._answers.wait()
+        await self._answer()
         if self.full:
             raise StorageError("database or disk is full")
 
@@ -49,7 +57,7 @@ class Ailing:
             self.hang()
 
     async def due(self, sink: str, now: float, limit: int, finished: Collection[int] = ()) -> list[Delivery]:
-        await self._answers.wait()
+        await self._answer()
         return await self._store.due(sink, now, limit, finished)
 
     async def delivered(self, delivery: Delivery, at: float) -> None:
@@ -61,7 +69,7 @@ class Ailing:
         await self._store.failed(delivery, error, next_attempt)
 
     async def active(self, resolved_since: float | None = None) -> list[Alert]:
-        await self._answers.wait()
+        await self._answer()
         return await self._store.active(resolved_since)
 
 
