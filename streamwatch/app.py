@@ -147,6 +147,7 @@ class Service:
         )
         http = Services(self.control, hub, config.server, Access(config.server), metrics.exposition)
         self.address = await enter(serving(http, address))
+        self._stack.callback(rooms.history.hurry)  # at the end the first of all
         await self._begin(hub)
 
     async def _begin(self, hub: Hub) -> None:

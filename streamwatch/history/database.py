@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from streamwatch.errors import ConfigError, RecordRefused, StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+HURRY = 1.0
 PATIENCE = 10.0
 """Seconds after which a database that does not answer counts as down."""
 
@@ -33,19 +34,45 @@ class Database:
             raise ConfigError("history.url: is not a database URL") from None
         if parsed.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
             raise ConfigError("history.url: must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
+        self._links: set[Any] = set()
+        self._under_way: set[object] = set()
         self.name = parsed.database or "memory" if parsed.drivername.startswith("sqlite") else str(parsed.host)
         try:
             if parsed.drivername.startswith("sqlite"):
                 self._engine = _sqlite(url, parsed.database)
             else:
                 self._engine = create_async_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=4)
+                event.listen(self._engine.sync_engine, "connect", lambda link, _: self._links.add(link))
+                event.listen(self._engine.sync_engine, "close", lambda link, _: self._links.discard(link))
         except ImportError:
             raise ConfigError("history.url: PostgreSQL needs the extra: pip install 'streamwatch[postgres]'") from None
         self._writing = asyncio.Lock()
+        self._most_patience = float("inf")
 
     @property
     def engine(self) -> AsyncEngine:
         return self._engine
+
+    def hurry(self) -> None:
+        """The service ends: from here on no question and no transaction has longer than a second, those under way
+        included, so that a database that hangs does not keep it."""
+        self._most_patience = HURRY
+        asyncio.get_running_loop().call_later(HURRY, self._cut, frozenset(self._under_way))
+
+    def _cut(self, late: frozenset[object]) -> None:
+        """Without ceremony, where one is late: the driver would wait for seconds for an answer to its goodbye."""
+        if late & self._under_way:
+            for link in list(self._links):
+                link.driver_connection.terminate()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        mark = object()
+        self._under_way.add(mark)
+        try:
+            yield
+        finally:
+            self._under_way.discard(mark)
 
     async def migrate(self) -> None:
         """Brings the tables to the newest schema. Raises StorageError."""
@@ -55,20 +82,28 @@ class Database:
     @asynccontextmanager
     async def reading(self, patience: float = PATIENCE) -> AsyncIterator[AsyncConnection]:
         """A connection for queries, for `patience` seconds in all. Raises StorageError."""
-        async with _translated(self.name, patience), asyncio.timeout(patience), self._engine.connect() as connection:
-            yield connection
+        patience = min(patience, self._most_patience)
+        with self._counted():
+            async with (
+                _translated(self.name, patience),
+                asyncio.timeout(patience),
+                self._engine.connect() as connection,
+            ):
+                yield connection
 
     @asynccontextmanager
     async def writing(self, patience: float = PATIENCE) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed at the end unless something was raised. `patience` (s) counts from the call:
         waiting for one's turn is part of it. Raises StorageError."""
-        async with (
-            _translated(self.name, patience),
-            asyncio.timeout(patience),
-            self._writing,
-            self._engine.begin() as connection,
-        ):
-            yield connection
+        patience = min(patience, self._most_patience)
+        with self._counted():
+            async with (
+                _translated(self.name, patience),
+                asyncio.timeout(patience),
+                self._writing,
+                self._engine.begin() as connection,
+            ):
+                yield connection
 
     async def close(self) -> None:
         await self._engine.dispose()

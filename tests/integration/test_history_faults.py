@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import time
@@ -152,6 +153,19 @@ async def test_postgres_that_hangs_delays_no_alert(server: Postgres) -> None:
             print(f"event to webhook while PostgreSQL hangs: at most {max(delays):.2f} s")
             assert max(delays) < 2.5
             assert load.dispatcher.statistics.lost == 0
+
+
+@pytest.mark.slow
+async def test_postgres_that_hangs_does_not_keep_the_service_from_ending(server: Postgres) -> None:
+    with webhook_receiver() as receiver, contextlib.ExitStack() as frozen:
+        async with Load(server.url, receiver) as load:
+            await until(lambda: len(receiver.told) >= 2)
+            frozen.enter_context(server.frozen())
+            await asyncio.sleep(1.5)
+            load.history.hurry()
+            await asyncio.sleep(1.2)  # meanwhile a service sends its clients away and stops its streams
+            began = time.monotonic()
+        assert time.monotonic() - began < 3.0
 
 
 @pytest.fixture
