@@ -310,5 +310,6 @@ async def main(seconds: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement")
+    # Not whole seconds: at those the key pictures come, and one more or less would be counted.
+    parser.add_argument("--seconds", type=float, default=6.5, help="length of each measurement")
     asyncio.run(main(parser.parse_args().seconds))
