@@ -67,6 +67,8 @@ class _Guarded:
         if addresses and isinstance(self._inner, AvSource):
             # Any of them, since all were checked: where one is dead, a later attempt takes another.
             self._inner.pin(str(random.choice(addresses)))
+        elif isinstance(self._inner, WhepSource):
+            self._inner.pin(addresses)
         await self._inner.run(sink)
 
 
@@ -121,7 +123,7 @@ def make_source(
             raise ConfigError("url: WebRTC ingest is not available")
         source = WhipSource(stream, context.gateway, fps, limits)
     elif scheme in ("whep+http", "whep+https"):
-        source = WhepSource(url, fps, limits, authorities(settings, scheme))
+        source = WhepSource(url, context.reaper, fps, limits, authorities(settings, scheme))
     else:
         chosen = plan(settings, ingest)
         if allowed is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import ssl
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -13,8 +15,10 @@ import httpx
 from aiortc import RTCSessionDescription
 
 from streamwatch.domain import FailureReason
-from streamwatch.errors import SourceUnavailable
+from streamwatch.errors import HostUnknown, SourceUnavailable
+from streamwatch.ingest.allow import Address, resolve
 from streamwatch.ingest.decode import Limits
+from streamwatch.ingest.reaper import Reaper
 from streamwatch.ingest.sampling import Sampler
 from streamwatch.ingest.track import TrackReader, close, peer
 from streamwatch.protocols import Sink
@@ -34,9 +38,12 @@ class WhepSource:
     waits = False
     skew = None
 
-    def __init__(self, url: str, fps: float, limits: Limits, authorities: str | None = None) -> None:
+    def __init__(self, url: str, reaper: Reaper, fps: float, limits: Limits, authorities: str | None = None) -> None:
         """`authorities`: PEM file of those whose certificates are accepted; None: the certificate is not checked."""
         parts = urlsplit(url.removeprefix("whep+"))
+        self._host = parts.hostname or ""
+        self._addresses: Sequence[Address] = ()
+        self._reaper = reaper
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._display = display_url(url)
@@ -49,6 +56,10 @@ class WhepSource:
     def set_rate(self, fps: float) -> None:
         self._sampler.fps = fps
 
+    def pin(self, addresses: Sequence[Address]) -> None:
+        """Connect to these addresses of the host, which were checked, and to no other. Before `run`."""
+        self._addresses = addresses
+
     def _trusted(self) -> ssl.SSLContext | bool:
         try:
             return ssl.create_default_context(cafile=self._verify) if self._verify else False
@@ -58,7 +69,7 @@ class WhepSource:
 
     async def run(self, sink: Sink) -> None:
         """Raises SourceUnavailable, StreamEnded."""
-        trusted = self._trusted()
+        transport = _ByAddress(self._addresses or await self._resolved(), self._trusted())
         connection = peer()
         track: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         connection.on("track", lambda found: None if track.done() else track.set_result(found))
@@ -67,7 +78,7 @@ class WhepSource:
             auth=self._auth,
             headers=self._headers,
             timeout=self._limits.open_timeout,
-            verify=trusted,
+            transport=transport,
         ) as client:
             session = None
             try:
@@ -90,6 +101,12 @@ class WhepSource:
                         await asyncio.gather(
                             *goodbyes, return_exceptions=True
                         )  # one that fails must not orphan the other
+
+    async def _resolved(self) -> list[Address]:
+        try:
+            return await resolve(self._host, self._reaper)
+        except HostUnknown as error:
+            raise self._failure("the host's name cannot be resolved", R.CONNECTION_FAILED) from error
 
     async def _leave(self, client: httpx.AsyncClient, session: str | None) -> None:
         if session is not None:
@@ -135,6 +152,36 @@ class WhepSource:
 
     def _failure(self, what: str, reason: FailureReason) -> SourceUnavailable:
         return SourceUnavailable(f"{self._display}: {what}", reason)
+
+
+class _ByAddress(httpx.AsyncBaseTransport):
+    """Connects to one of the addresses given, and leaves the name to the Host header and the certificate.
+
+    httpx would look the name up itself: where the name server is silent, in a thread of the pool that everybody needs
+    and that nothing can end; and perhaps with another answer than the one that was checked. There is no proxy either:
+    the pictures would not come through it.
+    """
+
+    def __init__(self, addresses: Sequence[Address], verify: ssl.SSLContext | bool) -> None:
+        # In any order: a dead address that does not refuse takes all the time there is, and another attempt begins
+        # with another one.
+        self._addresses = random.sample(addresses, len(addresses))
+        self._inner = httpx.AsyncHTTPTransport(verify=verify)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        extensions = {**request.extensions, "sni_hostname": request.url.raw_host.decode("ascii")}
+        failed: Exception | None = None
+        for address in self._addresses:
+            url, stream = request.url.copy_with(host=str(address)), request.stream
+            there = httpx.Request(request.method, url, headers=request.headers, stream=stream, extensions=extensions)
+            try:
+                return await self._inner.handle_async_request(there)
+            except httpx.ConnectError as error:  # a host often has addresses of a kind that we cannot reach
+                failed = error
+        raise failed or httpx.ConnectError("the host has no address")
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -91,6 +91,7 @@ class WhepServer:
         self._tls = tls
         self._location = location
         self.authorization: str | None = None
+        self.hosts: set[str] = set()
         self.deleted = False
         self._publishers: list[Publisher] = []
 
@@ -125,6 +126,7 @@ class WhepServer:
         body = (await reader.readexactly(int(length[1]))).decode() if length else ""
         sent = re.search(r"authorization: (.+)\r", head, re.IGNORECASE)
         self.authorization = sent[1] if sent else None
+        self.hosts |= set(re.findall(r"\r\nhost: (.*?)\r", head, re.IGNORECASE))
         answer = ""
         if head.startswith("DELETE"):
             self.deleted = True

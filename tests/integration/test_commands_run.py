@@ -146,10 +146,13 @@ async def test_ctrl_c_does_not_wait_for_the_canary_to_be_rendered(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_look_up_that_hangs_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["rtsp", "whep+http"])
+async def test_a_look_up_that_hangs_does_not_keep_it_from_ending(scheme: str, tmp_path: Path) -> None:
     """The name server takes questions and never answers: nothing can interrupt the library that waits for it."""
+    direct = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "")  # a proxy looks names up itself
+    url = f"{scheme}://camera.example.org/x"
     with silent_name_server(tmp_path) as under:
-        async with command(tmp_path, "watch", "rtsp://camera.example.org/x", "--port", "0", under=under) as process:
+        async with command(tmp_path, "watch", url, "--port", "0", under=under, environ=direct) as process:
             await line(process, "connecting")
             await asyncio.sleep(1.0)
             await interrupted(process)

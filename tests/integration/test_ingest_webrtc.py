@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from streamwatch.config import StreamSettings
 from streamwatch.domain import FailureReason, StreamState
 from streamwatch.errors import ConfigError, NotFound, Overloaded, SourceUnavailable, StreamEnded
-from streamwatch.ingest.source import SourceContext
+from streamwatch.ingest.allow import AllowList
+from streamwatch.ingest.source import SourceContext, make_source
 from streamwatch.ingest.webrtc import WebRtcGateway
 from streamwatch.protocols import WhipGateway
+from tests.fakes.certificates import self_signed
 from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, until
 from tests.fakes.ports import free_port
 from tests.fakes.publisher import Publisher, WhepServer, without_candidates
@@ -153,6 +159,54 @@ async def test_a_whep_token_is_not_taken_elsewhere() -> None:
             task.cancel()
             await asyncio.wait([task], timeout=10)
         assert not elsewhere.deleted and elsewhere.authorization is None
+
+
+async def test_whep_reaches_the_address_that_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name resolves elsewhere a moment later: nobody asks. The server and its certificate still see the name."""
+    asked: list[str] = []
+
+    def look_up(host: str, *_: object, **__: object) -> list[Any]:
+        asked.append(host)
+        place = "127.0.0.1" if len(asked) == 1 else "127.0.0.66"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.66:9")
+    certificate, key = self_signed(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    sink = Collector()
+    async with WhepServer(tls=tls) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        settings = StreamSettings.model_validate({"url": url, "tls_ca": certificate})
+        allowed = AllowList(frozenset({"whep+https"}), ("127.0.0.1",))
+        source = make_source("cam", settings, ingest_settings(), SourceContext(), allowed)
+        task = asyncio.create_task(source.run(sink))
+        await until(lambda: sink.offered >= 1 or task.done(), "pictures")
+        task.cancel()
+        await asyncio.wait([task], timeout=10)
+        assert sink.offered and server.deleted
+        assert server.hosts == {url.split("/")[2]}
+    assert asked == ["localhost"]
+
+
+async def test_whep_takes_another_address_of_the_host_where_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, 0)) for place in ("127.0.0.66", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
+    monkeypatch.setattr("random.sample", lambda found, count: list(reversed(found)))
+    sink = Collector()
+    async with WhepServer() as server:
+        task = asyncio.create_task(source_for(server.url.replace("127.0.0.1", "cam"), SourceContext()).run(sink))
+        await until(lambda: sink.offered >= 1 or task.done(), "pictures")
+        task.cancel()
+        await asyncio.wait([task], timeout=10)
+    assert sink.offered
+
+
+async def test_a_whep_server_whose_name_does_not_resolve_is_named() -> None:
+    with pytest.raises(SourceUnavailable, match="cannot be resolved") as caught:
+        await source_for("whep+https://no-such-host.invalid/x", SourceContext()).run(Collector())
+    assert caught.value.reason is FailureReason.CONNECTION_FAILED
 
 
 @pytest.mark.parametrize(("status", "reason"), [(401, "auth_failed"), (404, "not_found"), (500, "connection_failed")])
