@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, Instant, StreamInfo
@@ -107,24 +108,29 @@ class DecodeRun:
             raise DecodeFailed(f"{self._plan.display}: not one picture could be decoded")
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Demuxes to the end. A read that timed out is taken up again where that loses nothing."""
-        quiet_since = time.monotonic()
+        """Demuxes to the end. A read that timed out is taken up again where that loses nothing.
+
+        All streams are read, although only one is wanted: PyAV would skip the others inside of one call, which never
+        returns while there is sound and no picture.
+        """
+        asked = time.monotonic()
         while True:
             try:
-                packets = iter(self._container.demux(self._stream))
-                while True:
-                    asked = time.monotonic()
-                    packet = next(packets, None)
-                    if packet is None:
-                        return
-                    quiet_since = time.monotonic()
+                for packet in self._container.demux():
+                    now = time.monotonic()
+                    if packet.stream is not self._stream:
+                        if self._stop.is_set() or now - asked >= self._limits.read_timeout:
+                            raise av.error.ExitError(errno.EINTR, "no picture")
+                        continue
                     if self._opening:
-                        self._arrived_in_opening(quiet_since - asked, quiet_since)
+                        self._arrived_in_opening(now - asked, now)
                     if self._plan.clock is not ClockSource.FILE and not self._plan.paced:
-                        self._backlog.read(quiet_since - asked, quiet_since)
-                    yield packet
+                        self._backlog.read(now - asked, now)
+                    yield cast("Packet[VideoStream]", packet)
+                    asked = time.monotonic()
+                return
             except _QUIET as error:
-                quiet = time.monotonic() - quiet_since
+                quiet = time.monotonic() - asked
                 if self._stop.is_set():
                     return
                 if not self._plan.interruptible or quiet >= self._limits.read_timeout:
@@ -286,6 +292,10 @@ def _video(container: InputContainer, plan: OpenPlan) -> VideoStream:
     context: object = stream.codec_context
     if context is None:
         raise SourceUnavailable(f"{plan.display}: no decoder for its video codec", FailureReason.CODEC_UNSUPPORTED)
+    # What is not wanted is not even loaded, where that can be (the other qualities of a playlist).
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
     # One thread per stream: more would hold pictures back, and many streams share the cores anyway.
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = ThreadType.NONE

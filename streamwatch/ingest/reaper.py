@@ -28,11 +28,15 @@ class Reaper:
 
     A thread that does not end within `grace` seconds of its cancellation (inside a hanging open or a DNS look-up, which
     nothing can interrupt) stays in the reaper's hands and is joined when its own timeout ends it. There are at most
-    `limit` of those: beyond it new work is refused. `close` joins what is left, for a bounded time.
+    `limit` of those, and `each` of one name, so that one peer cannot take all the places: beyond that new work is
+    refused. `close` joins what is left, for a bounded time.
     """
 
-    def __init__(self, limit: int = 64, grace: float = 1.0, observer: Observer | None = None) -> None:
+    def __init__(
+        self, limit: int = 64, grace: float = 1.0, observer: Observer | None = None, *, each: int = 2
+    ) -> None:  # fmt: skip
         self._limit = limit
+        self._each = each
         self._grace = grace
         self._observer = observer or NullObserver()
         self._running = 0
@@ -43,10 +47,11 @@ class Reaper:
         return ReaperStatistics(self._running, len(self._hanging), self._reaped)
 
     async def run(self, work: Callable[[threading.Event], None], name: str) -> None:
-        """Runs `work(stop)`, raises what it raises. Cancelling sets `stop`. Raises SourceUnavailable at the limit."""
-        if len(self._hanging) >= self._limit:
-            message = f"{len(self._hanging)} earlier connections still hang; not opening another"
-            raise SourceUnavailable(message, FailureReason.TIMEOUT)
+        """Runs `work(stop)`, raises what it raises. Cancelling sets `stop`. Raises SourceUnavailable at a limit."""
+        alike, every = sum(thread.name == name for thread in self._hanging.values()), len(self._hanging)
+        if alike >= self._each or every >= self._limit:
+            which = f"{alike} earlier connections to it" if alike >= self._each else f"{every} earlier connections"
+            raise SourceUnavailable(f"{which} still hang; not opening another", FailureReason.TIMEOUT)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         stop, errors = threading.Event(), list[BaseException]()

@@ -84,6 +84,27 @@ def sound() -> Path:
 
 
 @functools.cache
+def sound_after_the_picture(seconds: float = 12.0) -> Path:
+    """A multiplex whose picture ends after three seconds, while its sound goes on."""
+    path = Path(_DIRECTORY.name) / f"sound-{seconds}.ts"
+    with (
+        av.open(str(clip(gop=12))) as video,
+        av.open(f"sine=duration={seconds}", format="lavfi") as tone,
+        av.open(str(path), "w") as output,
+    ):
+        template = video.streams.video[0]
+        pictures = output.add_stream_from_template(template, opaque=True)
+        audio: Any = output.add_stream("mp2", rate=44_100)
+        packets: list[Any] = [packet for packet in video.demux(template) if packet.size]
+        for packet in packets:
+            packet.stream = pictures
+        packets += [packet for frame in tone.decode(audio=0) for packet in audio.encode(frame)]
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            output.mux(packet)
+    return path
+
+
+@functools.cache
 def playlist(seconds: float = 6.0) -> Path:
     """A recorded HLS playlist of one-second segments; the live playlists of the tests show parts of it."""
     path = Path(_DIRECTORY.name) / f"hls-{seconds}" / "index.m3u8"

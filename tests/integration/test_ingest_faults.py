@@ -11,17 +11,19 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import psutil
 import pytest
+from av.stream import Discard
 
 from streamwatch.camera import Camera, Credentials
 from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, StreamState
 from streamwatch.ingest.source import SourceContext
 from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, source_threads, until
-from tests.fakes.patterns import clip, playlist, sound, without_timestamps
+from tests.fakes.patterns import clip, playlist, sound, sound_after_the_picture, without_timestamps
 from tests.fakes.web import WebServer
 
 R = FailureReason
@@ -73,6 +75,30 @@ async def test_a_stall_in_the_middle_of_a_picture(transport: str) -> None:
         assert StreamState.STALLED in [status.state for status in watch.statuses]
         camera.resume()
         await watch.live()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("discarded", [True, False])
+async def test_sound_without_a_picture_is_a_stall(discarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not the demuxer keeps the sound to itself: no thread is held by it, also not by several attempts."""
+    if not discarded:
+        monkeypatch.setattr("streamwatch.ingest.decode.Discard", SimpleNamespace(all=Discard.default))
+    talking = sound_after_the_picture()
+    quick = ingest_settings(read_timeout=1.0)
+    async with (
+        WebServer(talking.parent) as server,
+        Watch(f"{server.url}/paced-12/{talking.name}", quick) as watch,
+    ):
+        await watch.live()
+        # The source itself says so; the supervisor, which gives up on sources that hang, would have waited longer.
+        told = "nothing arrived for 1 s"
+        await until(lambda: any(told in status.detail for status in watch.statuses), "the stall is noticed")
+        await asyncio.sleep(3.0)
+        assert watch.context.reaper.statistics().hanging == 0
+        began = time.monotonic()
+        watch.supervisor.stop()
+        await watch.state_is(StreamState.STOPPED)
+        assert time.monotonic() - began < 2.0
 
 
 async def test_a_short_stall_costs_nothing() -> None:

@@ -63,5 +63,19 @@ async def test_work_that_hangs_is_owned_counted_and_joined_later() -> None:
     assert [thread for thread in threading.enumerate() if thread.name.startswith("hangs")] == []
 
 
+async def test_one_peer_cannot_take_all_the_places() -> None:
+    reaper, release = Reaper(grace=0.01, each=2), threading.Event()
+    tasks = [asyncio.create_task(reaper.run(lambda stop: _wait(release), "hangs")) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    with pytest.raises(SourceUnavailable, match="2 earlier connections to it still hang"):
+        await reaper.run(lambda stop: None, "hangs")
+    await reaper.run(lambda stop: None, "another")
+    release.set()
+    assert await reaper.close(5.0) == 0
+
+
 def _wait(event: threading.Event) -> None:
     assert event.wait(30)
