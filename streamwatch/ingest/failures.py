@@ -1,9 +1,11 @@
-"""FFmpeg's errors in our words: one table from what was raised to a reason. Pure."""
+"""FFmpeg's errors in our words: one table from what was raised to a reason. Only `unavailable` may look up a host."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
+from urllib.parse import urlsplit
 
 import av
 
@@ -71,11 +73,21 @@ def classify(error: BaseException, scheme: str = "") -> tuple[FailureReason, str
 
 
 def unavailable(error: BaseException, display: str, *, timed_out: bool = False) -> SourceUnavailable:
-    """The same as an error of ours; raise it `from` the library's.
+    """The same as an error of ours; raise it `from` the library's. Blocks where it has to look a host up.
 
     `timed_out`: the attempt took as long as it was allowed to. FFmpeg calls an answer that never came invalid data.
     """
     reason, sentence = classify(error, display.partition(":")[0].lower())
     if timed_out and reason is R.CONNECTION_FAILED:
         reason, sentence = R.TIMEOUT, "it did not answer in time"
+    # FFmpeg has one and the same error for TLS that fails and for a name that is not found.
+    if reason is R.TLS and not _resolves(urlsplit(display).hostname or ""):
+        reason, sentence = R.CONNECTION_FAILED, "the host's name cannot be resolved"
     return SourceUnavailable(f"{display}: {sentence}", reason)
+
+
+def _resolves(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except (OSError, UnicodeError):
+        return False

@@ -45,6 +45,22 @@ def test_an_answer_that_never_came_is_a_timeout() -> None:
     assert unavailable(error(av.error.HTTPNotFoundError), "rtsp://host/x", timed_out=True).reason is R.NOT_FOUND
 
 
+@pytest.mark.parametrize("scheme", ["rtsps", "https", "rtmps"])
+@pytest.mark.parametrize(
+    ("host", "reason", "words"),
+    [
+        ("no-such-host.invalid", R.CONNECTION_FAILED, "cannot be resolved"),
+        (f"{'x' * 64}.invalid", R.CONNECTION_FAILED, "cannot be resolved"),  # no name at all: too long
+        ("127.0.0.1:322", R.TLS, "TLS"),
+        ("[::1]:322", R.TLS, "TLS"),
+    ],
+)
+def test_a_name_that_does_not_resolve_is_no_failure_of_tls(scheme: str, host: str, reason: R, words: str) -> None:
+    told = unavailable(error(av.error.OSError, errno.EIO), f"{scheme}://{host}/x")
+    assert told.reason is reason
+    assert words in str(told)
+
+
 def test_no_text_of_the_library_with_a_secret_gets_through() -> None:
     raised = error(av.error.UnknownError, 0x7FFF, "cannot open rtsp://me:secret@host/x?token=hidden")
     told = str(unavailable(raised, "rtsp://host/x"))
