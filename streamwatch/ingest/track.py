@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamwatch.domain import ClockSource, DropReason, FailureReason, Image, Instant, StreamInfo
 from streamwatch.errors import StreamEnded
 from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.decode import Limits
 from streamwatch.ingest.sampling import FrameRate, Sampler
+from streamwatch.ingest.sizes import fitted
 from streamwatch.protocols import Sink
 
 if TYPE_CHECKING:
@@ -110,9 +111,12 @@ class TrackReader:
             sink.offer(image, captured, t, clock)
 
     def _convert(self, frame: VideoFrame) -> Image:
-        """uint8 (height, width, 3) RGB. No publisher sends pictures that would have to be scaled down."""
-        image: Image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()  # type: ignore[assignment]
-        return image
+        """uint8 (height, width, 3) RGB, no side longer than the limit."""
+        size = fitted(frame.width, frame.height, self._limits.max_side)
+        how = Interpolation.AREA if size else None  # each pixel of what is scaled down counts
+        width, height = size or (None, None)
+        converted = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=how, threads=1)
+        return cast(Image, converted.to_ndarray())
 
     def _describe(self, frame: VideoFrame, sink: Sink) -> None:
         info, shape = self._info, (frame.width, frame.height, self._rate.value)

@@ -58,6 +58,16 @@ async def test_a_publisher_is_watched(codec: str) -> None:
     assert not [thread.name for thread in threading.enumerate() if "decoder" in thread.name]
 
 
+async def test_large_pictures_are_scaled_down() -> None:
+    gateway = WebRtcGateway()
+    async with _whip(gateway, max_side=320) as watch, Publisher() as publisher:
+        publisher.track.size = (640, 360)
+        await publisher.answered((await gateway.publish("cam", publisher.offer))[1])
+        await watch.live(1)
+        assert watch.sink.pictures[-1].image.shape == (180, 320, 3)
+        assert watch.sink.infos[-1].width == 640  # what is sent, not what is left of it
+
+
 async def test_candidates_may_trickle_in() -> None:
     gateway = WebRtcGateway()
     async with _whip(gateway) as watch, Publisher() as publisher:
