@@ -91,7 +91,7 @@ class DecodeRun:
 
     def prepare(self, sampler: Sampler, clock: CaptureClock, decoder: str, base: float = 0.0) -> None:
         """`base`: seconds of stream time before this run, where a file is played in a loop."""
-        self._sampler, self._clock, self._base = sampler, clock, base
+        self._sampler, self._clock, self._base, self._packet_time = sampler, clock, base, base
         self._context, self._decoder_name = accelerator(self._stream, decoder)
 
     def read(self) -> None:
@@ -230,7 +230,9 @@ class DecodeRun:
             return self._clock.stamp(t, now)
         if not self._plan.paced:
             return now, ClockSource.FILE
-        return self._anchor.shifted(t - self._base), ClockSource.FILE
+        due = self._anchor.shifted(t - self._base)
+        # Where the time jumped back, the decoder still held pictures of the old time line.
+        return (due if due.mono < now.mono else now), ClockSource.FILE
 
     def _convert(self, frame: VideoFrame) -> Image:
         """uint8 (height, width, 3) RGB, upright, no side longer than the limit."""
@@ -257,27 +259,30 @@ class DecodeRun:
     def _time(self, ticks: int | None, time_base: float | None) -> float:
         """Seconds from the first timestamp seen, continued over the loops of a file; a missing one is made up for."""
         if ticks is None or time_base is None or self._untimed:
-            return self._guess()
-        t = ticks * time_base
-        if self._origin is None:
-            # The first packet of a live stream often has no time: the line goes on from what was made up for it.
-            self._origin, self._anchor = t - (self._guess() if self._packet_time else 0.0), _now()
-        t -= self._origin
+            t = self._guess()
+        else:
+            if self._origin is None:
+                # The first packet of a live stream often has no time: the line goes on from what was made up for it.
+                self._origin, self._anchor = ticks * time_base - self._guess(), _now()
+            t = ticks * time_base - self._origin
         self.duration = max(self.duration, t + 1 / (self._policy.fps or 25.0))
         return self._base + t
 
     def _guess(self) -> float:
-        """The time of a packet that has none: what has passed since the last, or one picture on in a recording."""
+        """Of a packet that has no time, as `_time` without base: what has passed, or one picture on in a recording."""
+        before = self._packet_time - self._base
+        if not self._arrivals:
+            return before
         if self._plan.clock is ClockSource.FILE:
             rate = self._stream.average_rate or self._stream.guessed_rate or 25
-            return self._packet_time + 1 / float(rate)
-        return self._packet_time + time.monotonic() - self._packet_at
+            return before + 1 / float(rate)
+        return before + time.monotonic() - self._packet_at
 
     def _pace(self, t: float, jumped: bool) -> None:
         if not self._plan.paced:
             return
-        if jumped and self._plan.clock is not ClockSource.FILE:
-            self._anchor = _now().shifted(self._base - t)  # a discontinuity of a playlist: no pause, and no rush either
+        if jumped:  # a discontinuity of a playlist, recordings that were joined: no pause, and no rush either
+            self._anchor = _now().shifted(self._base - t)
         else:
             self._stop.wait(max(0.0, self._anchor.mono + (t - self._base) - time.monotonic()))
 

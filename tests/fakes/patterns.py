@@ -72,6 +72,21 @@ def turned(path: Path) -> Path:
 
 
 @functools.cache
+def later(path: Path, seconds: float) -> Path:
+    """The same clip as a transport stream, with timestamps that begin so much later."""
+    later_path = path.with_name(f"{path.stem}-{seconds}-later.ts")
+    with av.open(str(path)) as source, av.open(str(later_path), "w") as output:
+        template = source.streams.video[0]
+        stream = output.add_stream_from_template(template, opaque=True)
+        for packet in source.demux(template):
+            if packet.pts is not None and packet.dts is not None and packet.time_base is not None:
+                ticks = int(seconds / packet.time_base)
+                packet.stream, packet.pts, packet.dts = stream, packet.pts + ticks, packet.dts + ticks
+                output.mux(packet)
+    return later_path
+
+
+@functools.cache
 def sound() -> Path:
     """Two seconds of a tone, without a picture."""
     path = Path(_DIRECTORY.name) / "tone.wav"

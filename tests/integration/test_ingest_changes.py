@@ -13,8 +13,9 @@ import pytest
 from streamwatch.camera import Camera
 from streamwatch.domain import DropReason
 from streamwatch.domain import FailureReason as R
-from tests.fakes.ingest import Watch, ingest_settings, source_threads, until
-from tests.fakes.patterns import clip, playlist, turned
+from streamwatch.ingest.source import SourceContext
+from tests.fakes.ingest import Collector, Watch, ingest_settings, source_for, source_threads, until
+from tests.fakes.patterns import clip, later, playlist, turned, without_timestamps
 from tests.fakes.web import WebServer
 
 
@@ -113,3 +114,28 @@ async def test_a_live_playlist_whose_time_begins_anew_is_neither_rushed_nor_held
         elapsed = time.monotonic() - began
         assert watch.sink.offered - before == pytest.approx(5.0 * elapsed, rel=0.3)
         assert max(b - a for a, b in pairwise(taken)) < 2.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["libx264", "libx264-b"])
+async def test_recordings_that_were_joined_are_played_at_their_own_speed(codec: str, tmp_path: Path) -> None:
+    """Each has timestamps of its own: they fall by two seconds at the first seam, and leap a minute at the second."""
+    part = clip(codec, seconds=2.0)
+    parts = [later(part, 0.0), later(part, 0.0), later(part, 60.0)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    sink, began = Collector(), time.monotonic()
+    async with asyncio.timeout(15):
+        await source_for(f"file:{tmp_path}/joined.ts", SourceContext()).run(sink)
+    assert time.monotonic() - began == pytest.approx(6.0, abs=0.8)
+    assert sink.offered == pytest.approx(30, abs=3)
+    assert all(0.0 <= picture.taken_at - picture.captured_at.mono < 1.0 for picture in sink.pictures)
+
+
+async def test_a_recording_without_timestamps_is_played_in_a_loop() -> None:
+    bare, sink = without_timestamps(), Collector()
+    task = asyncio.create_task(source_for(f"file:{bare}", SourceContext(), loop=True, realtime=False).run(sink))
+    await until(lambda: sink.offered >= 40 or task.done(), "two rounds and a half")
+    task.cancel()
+    await asyncio.wait([task])
+    pts = [picture.pts for picture in sink.pictures if picture.pts is not None]
+    assert all(0.1 < b - a < 0.3 for a, b in pairwise(pts)), pts
