@@ -71,12 +71,11 @@ class WebRtcGateway:
         session = _Session(secrets.token_urlsafe(12), peer())
         try:
             answer = await self._negotiate(stream, session, offer)
+            if stream not in self._expected:  # withdrawn while we negotiated
+                raise NotFound(f"there is no stream {stream!r} that takes a publisher")
         except BaseException:
-            await close(session.connection)
+            await self._end(stream, session)
             raise
-        if stream not in self._expected:  # withdrawn while we negotiated
-            await close(session.connection)
-            raise NotFound(f"there is no stream {stream!r} that takes a publisher")
         # Taken first and only then ended: another publisher may come while the old one is on its way out.
         replaced, self._sessions[stream] = self._sessions.get(stream), session
         self._own(session, self._guard(stream, session))
@@ -154,7 +153,7 @@ class WebRtcGateway:
                 changed.clear()
         except TimeoutError:
             log.warning("stream %s: the publisher could not connect within %.0f s", stream, _CONNECT)
-        await self._drop(stream, session)
+        await self._end(stream, session)
 
     def _own(self, session: _Session, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -162,17 +161,15 @@ class WebRtcGateway:
         task.add_done_callback(session.tasks.discard)
 
     async def _end(self, stream: str, session: _Session) -> None:
-        own = asyncio.current_task()
-        await self._drop(stream, session)
-        for task in list(session.tasks):
-            if task is not own:
-                task.cancel()
-        await asyncio.gather(*(task for task in session.tasks if task is not own), return_exceptions=True)
-
-    async def _drop(self, stream: str, session: _Session) -> None:
+        """Whether it was taken or not."""
         if self._sessions.get(stream) is session:
             del self._sessions[stream]
         await close(session.connection)
+        # aiortc ends no track whose receiver never started: who drains one would wait for ever.
+        others = session.tasks - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _session(self, stream: str, session: str) -> _Session:
         found = self._sessions.get(stream)

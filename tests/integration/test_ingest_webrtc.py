@@ -129,14 +129,27 @@ async def test_bad_offers_are_refused() -> None:
         await gateway.close_all()
 
 
+async def test_a_refused_publisher_leaves_no_task() -> None:
+    gateway = WebRtcGateway()
+    gateway.expect("cam")
+    async with Publisher(audio=True) as publisher:
+        sound_only = publisher.offer.replace("a=sendrecv", "a=recvonly", 1)
+        before = asyncio.all_tasks()
+        with pytest.raises(ConfigError, match="no video"):
+            await gateway.publish("cam", sound_only)
+        assert not asyncio.all_tasks() - before
+
+
 async def test_a_publisher_that_never_connects_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """ICE fails: the answer never reaches the publisher, so nothing answers our checks."""
     monkeypatch.setattr("streamwatch.ingest.webrtc._CONNECT", 1.0)
     gateway = WebRtcGateway()
     gateway.expect("cam")
     async with Publisher() as publisher:
+        before = asyncio.all_tasks()
         await gateway.publish("cam", without_candidates(publisher.offer)[0])
         await until(lambda: not gateway._sessions, "the session is dropped")
+        await until(lambda: not asyncio.all_tasks() - before, "no task is left")
 
 
 async def test_whep_pulls_a_stream() -> None:
