@@ -54,6 +54,10 @@ class TrackReader:
         self._moved_at = time.monotonic()
         self._ended = asyncio.Event()
 
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
     async def drain(self) -> None:
         """The owner's task: runs until the track ends."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,12 @@ class _Session:
     connection: Any
     readers: list[TrackReader] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever the connection's state changes, and when a video track has ended."""
+
+    @property
+    def over(self) -> bool:
+        return self.connection.connectionState in _DEAD or self.readers[0].ended
 
 
 class WebRtcGateway:
@@ -120,10 +126,11 @@ class WebRtcGateway:
         @connection.on("track")  # type: ignore[untyped-decorator]
         def on_track(track: Any) -> None:
             reader = TrackReader(track, f"whip:{stream}")
+            # Sound is read too, and thrown away: what is not read piles up in aiortc.
+            draining = self._own(session, reader.drain())
             if track.kind == "video":
                 session.readers.append(reader)
-            # Sound is read too, and thrown away: what is not read piles up in aiortc.
-            self._own(session, reader.drain())
+                draining.add_done_callback(lambda _: session.changed.set())
 
         try:
             await connection.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
@@ -140,25 +147,29 @@ class WebRtcGateway:
         return str(connection.localDescription.sdp)
 
     async def _guard(self, stream: str, session: _Session) -> None:
-        """Ends the session when its connection does, or when it never came to be."""
-        connection, changed = session.connection, asyncio.Event()
+        """Ends the session when its connection or its track does, or when it never came to be.
+
+        A publisher may end its track alone, and keep the connection: nothing more would come of it.
+        """
+        connection, changed = session.connection, session.changed
         connection.on("connectionstatechange", changed.set)
         try:
             async with asyncio.timeout(_CONNECT):
-                while connection.connectionState not in {"connected", *_DEAD}:
+                while connection.connectionState != "connected" and not session.over:
                     await changed.wait()
                     changed.clear()
-            while connection.connectionState not in _DEAD:
+            while not session.over:
                 await changed.wait()
                 changed.clear()
         except TimeoutError:
             log.warning("stream %s: the publisher could not connect within %.0f s", stream, _CONNECT)
         await self._end(stream, session)
 
-    def _own(self, session: _Session, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _own(self, session: _Session, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         session.tasks.add(task)
         task.add_done_callback(session.tasks.discard)
+        return task
 
     async def _end(self, stream: str, session: _Session) -> None:
         """Whether it was taken or not."""

@@ -105,6 +105,22 @@ async def test_a_publisher_that_vanishes_is_noticed_and_may_come_back() -> None:
             await watch.live(1)
 
 
+async def test_a_publisher_that_ends_its_track_alone_is_gone() -> None:
+    """It keeps the connection: the stream waits for another publisher, rather than to come back to this one."""
+    gateway = WebRtcGateway()
+    async with _whip(gateway) as watch, Publisher() as publisher, Publisher() as another:
+        await publisher.answered((await gateway.publish("cam", publisher.offer))[1])
+        await watch.live(1)
+        await publisher.connection.getSenders()[0].stop()
+        await watch.failed(FailureReason.ENDED)
+        await asyncio.sleep(1.5)
+        assert len([status for status in watch.statuses if status.retry_at]) == 1
+        assert watch.state is not StreamState.LIVE
+        assert not gateway._sessions
+        await another.answered((await gateway.publish("cam", another.offer))[1])
+        await watch.live(1)
+
+
 async def test_waiting_for_a_publisher_is_no_failure() -> None:
     gateway = WebRtcGateway()
     async with _whip(gateway, open_timeout=0.1) as watch:
