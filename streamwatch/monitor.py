@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 TICK = 1.0
 """Seconds between looks at a stream from which nothing comes."""
-_OVERLOAD = frozenset({DropReason.REPLACED, DropReason.EXPIRED, DropReason.QUEUE_FULL})
+_OVERLOAD = frozenset({DropReason.BUDGET, DropReason.REPLACED, DropReason.EXPIRED, DropReason.QUEUE_FULL})
 """Frames that the machine had no time for."""
 _SILENT = frozenset({StreamState.PAUSED, StreamState.STOPPED})
 

@@ -41,10 +41,11 @@ _WAITED, _OPENING = 0.008, 2.0
 _JUMP_BACK, _JUMP_AHEAD = 0.5, 10.0
 _DAMAGED = (av.error.InvalidDataError, av.error.ArgumentError, av.error.UnknownError, av.error.PatchWelcomeError)
 _QUIET = (av.error.ExitError, av.error.TimeoutError, av.error.BlockingIOError)
-# Packets flow but give no picture: so long is waited for a first key picture, and so long where the decoder complains
-# and gives nothing, not even a damaged one: a multiplex may have gone over to another codec.
+# Packets flow but give no picture: so long is waited for a first key picture. After pictures, so long at least (and a
+# group of pictures and a half) where the decoder complains so many times and gives nothing, not even a damaged one: a
+# multiplex may have gone over to another codec. A key picture that is lost silences one group.
 _PATIENCE = 30.0
-_PATIENCE_WITH_ERRORS = 4.0
+_PATIENCE_WITH_ERRORS, _ERRORS = 4.0, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,14 @@ class DecodeRun:
             plan = replace(plan, paced=False, live=True)
         self._plan, self._container, self._sink, self._stop, self._limits = plan, container, sink, stop, limits
         self._stream = _video(container, plan)
+        # As numbers: to ask for the fraction each time costs more than all that is done with it.
         self._time_base = _seconds(self._stream.time_base)
+        self._frame_base: float | None = None
         self._vp9 = self._stream.codec_context.codec.canonical_name == "vp9"
         self._reformatter = VideoReformatter()
         self._policy = SkipPolicy()
         self._backlog = Backlog()
+        self._shedding = False
         self._info: StreamInfo | None = None
         self._origin: float | None = None
         self._anchor = _now()
@@ -150,23 +154,7 @@ class DecodeRun:
             self._opening = False
 
     def _packet(self, packet: Packet[VideoStream]) -> None:
-        if packet.size:
-            t = self._time(packet.pts if packet.pts is not None else packet.dts, self._time_base)
-            jumped = not -_JUMP_BACK < t - self._packet_time < _JUMP_AHEAD
-            if jumped:  # a new time line: what was skipped on the old one says nothing about it
-                self._resumed_at = float("-inf")
-            self._pace(t, jumped)
-            now = _now()
-            self._packet_time, self._packet_at = t, now.mono
-            if self._vp9 and not packet.is_keyframe:
-                packet.is_keyframe = _is_vp9_key(packet)
-            # A report holds for many packets, and to ask each of them costs as much as all else that is done with it.
-            self._arrivals += 1
-            asked = packet.is_keyframe or self._arrivals % _REPORT_EVERY == 0
-            self._clock.arrived(t, now, _reported(packet) if asked else None)
-            self._sink.packet(packet, self._stream)
-            self._choose_skip(t, packet.is_keyframe)
-            self._check_pictures(now)
+        now = self._arrived(packet) if packet.size else _now()
         try:
             frames = self._context.decode(packet)
         except _DAMAGED:
@@ -177,13 +165,34 @@ class DecodeRun:
         except av.error.FFmpegError as error:
             raise DecodeFailed(f"{self._plan.display}: {classify(error)[1]}") from error
         for frame in frames:
-            self._frame(frame)
+            self._frame(frame, now)
+
+    def _arrived(self, packet: Packet[VideoStream]) -> Instant:
+        t = self._time(packet.pts if packet.pts is not None else packet.dts, self._time_base)
+        jumped = not -_JUMP_BACK < t - self._packet_time < _JUMP_AHEAD
+        if jumped:  # a new time line: what was skipped on the old one says nothing about it
+            self._resumed_at = float("-inf")
+        self._pace(t, jumped)
+        now = _now()
+        self._packet_time, self._packet_at = t, now.mono
+        if self._vp9 and not packet.is_keyframe:
+            packet.is_keyframe = _is_vp9_key(packet)
+        # A report holds for many packets, and to ask each of them costs as much as all else that is done with it.
+        self._arrivals += 1
+        asked = packet.is_keyframe or self._arrivals % _REPORT_EVERY == 0
+        self._clock.arrived(t, now, _reported(packet) if asked else None)
+        self._sink.packet(packet, self._stream)
+        self._choose_skip(t, packet.is_keyframe)
+        self._check_pictures(now)
+        return now
 
     def _choose_skip(self, t: float, key: bool) -> None:
         before = self._policy.mode
         behind = self._backlog.behind
         mode = self._policy.before(t, key, self._sampler, behind=behind)
-        if behind and not key:
+        # Who falls behind skips to the end of the group of pictures, whenever it has caught up.
+        self._shedding = behind or (self._shedding and not key)
+        if self._shedding and not key and self._sampler.miss(t):
             self._sink.dropped(DropReason.BUDGET)
         if mode == before:
             return
@@ -196,21 +205,25 @@ class DecodeRun:
         """Raises DecodeFailed where packets come and pictures do not."""
         waited = now.mono - self._pictured_at
         patience = max(_PATIENCE, 3 * (self._policy.keyframe_interval or 0.0))
-        if waited > patience or (self._errors and now.mono - self._decoded_at > _PATIENCE_WITH_ERRORS):
-            what = f"{self._errors} decoding errors" if self._errors else "not one key picture"
+        short = min(patience, max(_PATIENCE_WITH_ERRORS, 1.5 * self._policy.longest_group))
+        lost = self._info is not None and self._errors >= _ERRORS and now.mono - self._decoded_at > short
+        if lost or waited > patience:
+            damaged = "only damaged ones" if self._decoded_at > self._pictured_at else "not one key picture"
+            what = f"{self._errors} decoding errors" if self._errors else damaged
             raise DecodeFailed(f"{self._plan.display}: packets arrive, but no picture for {waited:.0f} s ({what})")
 
-    def _frame(self, frame: VideoFrame) -> None:
+    def _frame(self, frame: VideoFrame, now: Instant) -> None:
         self._sink.decoded()
         timed = frame.pts is not None and not self._untimed
-        t = self._time(frame.pts, _seconds(frame.time_base)) if timed else self._packet_time
+        if self._frame_base is None:
+            self._frame_base = _seconds(frame.time_base)
+        t = self._time(frame.pts, self._frame_base) if timed else self._packet_time
         self._policy.decoded(frame.pict_type == _B_PICTURE)
-        now = _now()
-        self._decoded_at = now.mono
+        self._errors, self._decoded_at = 0, now.mono
         if frame.is_corrupt:
             self._sink.dropped(DropReason.DECODE_ERROR)
             return
-        self._errors, self._pictured_at = 0, now.mono
+        self._pictured_at = now.mono
         self._describe(frame)
         if self._opening and self._arrivals == 1:
             return  # not known yet whether it is live: the next one is soon here

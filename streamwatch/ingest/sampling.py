@@ -34,6 +34,18 @@ class Sampler:
         self.due += period * max(1, int((t - self.due) / period) + 1) if t >= self.due else period
         return True
 
+    def miss(self, t: float) -> bool:
+        """For a picture at `t` that is not decoded: whether a sample is lost with it, the next one being due already.
+
+        Until then a later picture can still stand for it.
+        """
+        period = 1.0 / self.fps
+        late = 0.0 if self.due is None else t - self.due
+        if self.due is None or not period <= late <= max(1.0, 2 * period):  # or a jump, which `take` will see
+            return False
+        self.due += period * int(late / period)
+        return True
+
 
 class FrameRate:
     """Pictures a second by the timestamps of packets; containers and session descriptions often lie.
@@ -114,6 +126,11 @@ class SkipPolicy:
     def keyframe_interval(self) -> float | None:
         """Seconds between key pictures, where that is regular."""
         return self._span
+
+    @property
+    def longest_group(self) -> float:
+        """Seconds between key pictures at most, of the last few; infinite before there were two."""
+        return max((b - a for a, b in pairwise(self._keys)), default=float("inf"))
 
     @property
     def fps(self) -> float | None:

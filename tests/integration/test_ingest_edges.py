@@ -162,13 +162,28 @@ async def test_a_machine_that_is_too_slow_stays_near_the_present() -> None:
     async with Camera([clip(gop=12, seconds=6.0)]) as camera:
         task = asyncio.create_task(source_for(camera.url, SourceContext()).run(sink))
         await until(lambda: sink.drops[DropReason.BUDGET] > 0, "load is shed")
-        await asyncio.sleep(3.0)
+        lost, offered, began = sink.drops[DropReason.BUDGET], sink.offered, time.monotonic()
+        await asyncio.sleep(5.0)
+        lost, offered, elapsed = sink.drops[DropReason.BUDGET] - lost, sink.offered - offered, time.monotonic() - began
+        assert lost > 0
+        assert lost + offered <= 5.0 * elapsed + 4, "only what would have been sampled is missed"
         offered = sink.offered
         await until(lambda: sink.offered > offered, "still watching")
         behind = max(picture.taken_at - picture.captured_at.mono for picture in sink.pictures[-3:])
         task.cancel()
         await asyncio.wait([task])
     assert behind < 3.0, "by the camera's own reports"
+
+
+@pytest.mark.slow
+async def test_where_key_pictures_are_enough_no_others_are_decoded() -> None:
+    async with Camera([clip(seconds=6.0)]) as camera, Watch(camera.url, ingest_settings(sample_fps=1.0)) as watch:
+        await watch.live(6)  # by then it knows how long the groups of pictures are
+        decoded, offered, began = watch.sink.decoded_count, watch.sink.offered, time.monotonic()
+        await asyncio.sleep(5.0)
+        elapsed = time.monotonic() - began
+        assert watch.sink.decoded_count - decoded <= 2 * elapsed
+        assert watch.sink.offered - offered == pytest.approx(elapsed, abs=1.5)
 
 
 @pytest.mark.parametrize("fps", [5.0, 40.0])

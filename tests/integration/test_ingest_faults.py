@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -141,6 +142,31 @@ async def test_packets_without_pictures_are_named(monkeypatch: pytest.MonkeyPatc
             assert "no picture" in status.detail
             monkeypatch.undo()
             await watch.live(1)
+
+
+@pytest.mark.slow
+async def test_a_group_of_pictures_without_its_key_picture_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joined in its middle, where VP9's decoder complains of each picture; and where a key picture is lost while no
+    others are decoded. All in a quarter of the time that the groups of real cameras take."""
+    monkeypatch.setattr("streamwatch.ingest.decode._PATIENCE_WITH_ERRORS", 0.3)
+    losing = False
+    async with Camera([clip("libvpx-vp9", seconds=1.0)]) as camera:
+        pack = camera._packetizer.pack
+
+        def lossy(unit: Any) -> list[bytes]:
+            return pack(unit)[1 if losing and unit.key else 0 :]
+
+        camera._packetizer.pack = lossy  # type: ignore[method-assign]
+        async with Watch(camera.url) as first:
+            await first.live()
+            await asyncio.sleep(0.2)
+            async with Watch(camera.url, ingest_settings(sample_fps=1.0, read_timeout=5.0)) as watch:
+                await watch.live(6)
+                losing = True
+                await until(lambda: watch.sink.drops[DropReason.DECODE_ERROR] > 0, "the loss")
+                losing = False
+                await watch.live(2)
+                assert watch.reasons() == []
 
 
 async def test_a_changed_password_and_no_hammering() -> None:

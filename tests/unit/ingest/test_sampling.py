@@ -147,3 +147,31 @@ def test_the_opening_burst_is_no_backlog() -> None:
         now += waited + 0.004
         backlog.read(waited, now)
         assert not backlog.behind
+
+
+def test_what_is_skipped_costs_the_samples_that_were_due() -> None:
+    """25 pictures a second of which one is decoded every 0.48 s: each of five samples a second is taken or missed."""
+    sampler, taken, missed = Sampler(5.0), 0, 0
+    for i in range(25 * 12):
+        if i % 12 == 0:
+            taken += sampler.take(i / 25)
+        else:
+            missed += sampler.miss(i / 25)
+    assert taken == 25, "every picture that is decoded is of use"
+    assert 54 <= taken + missed <= 61
+
+
+def test_a_jump_of_time_is_no_miss() -> None:
+    sampler = Sampler(5.0)
+    assert not sampler.miss(3.0)
+    assert sampler.take(3.0)
+    assert not any(sampler.miss(t) for t in (1.0, 3.1, 3.3, 500.0))
+    assert sampler.take(500.0)
+
+
+def test_the_longest_group_of_pictures() -> None:
+    policy, sampler = SkipPolicy(), Sampler(5.0)
+    assert policy.longest_group == float("inf")
+    for t in (0.0, 1.0, 4.0):
+        policy.before(t, True, sampler)
+    assert policy.longest_group == 3.0
