@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import av
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def accelerator(stream: VideoStream, wanted: str) -> tuple[VideoCodecContext, str]:
+def accelerator(stream: VideoStream, wanted: str, display: str = "") -> tuple[VideoCodecContext, str]:
     """(the decoder to use, its name): the asked-for device's, else the stream's own and "cpu".
 
     `auto` is the processor: decoding few pictures a second there costs less than moving them. Where an asked-for
-    device is not to be had, one log line says so.
+    device is not to be had, a log line says so, once for each source (`display`), decoder and reason: it is asked for
+    again at each attempt, and in each loop of a file.
     """
     own = stream.codec_context
     if wanted in ("cpu", "auto"):
@@ -33,6 +35,13 @@ def accelerator(stream: VideoStream, wanted: str) -> tuple[VideoCodecContext, st
         context.extradata = own.extradata
         context.open()
     except (av.error.FFmpegError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        log.warning("the decoder %s is not available (%s): decoding on the processor", wanted, error)
+        _say(display, wanted, str(error))
         return own, "cpu"
     return context, wanted
+
+
+@lru_cache(maxsize=1024)
+def _say(display: str, wanted: str, why: str) -> None:
+    """Once in a process: what is known to have been said is not said again."""
+    source = f"{display}: " if display else ""
+    log.warning("%sthe decoder %s is not available (%s): decoding on the processor", source, wanted, why)
