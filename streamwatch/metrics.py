@@ -53,6 +53,8 @@ class Metrics:
         """alert id -> stream"""
         self._review_counts: ReviewCounts | None = None
         self._known: set[str] = set()
+        self._decoded_of: dict[str, Counter] = {}
+        """Of the streams known: what is counted for each picture is not looked up for each picture."""
         self._removed: OrderedDict[str, None] = OrderedDict()
         self._of_stream: list[Gauge | Counter] = []
         self._streams_metrics()
@@ -71,7 +73,10 @@ class Metrics:
     # --- Observer ----------------------------------------------------------------------------------------------------
 
     def frames_decoded(self, stream: str, count: int) -> None:
-        if self._wanted(stream):
+        counter = self._decoded_of.get(stream)
+        if counter is not None:
+            counter.inc(count)
+        elif self._wanted(stream):
             self._decoded.labels(stream).inc(count)
 
     def frame_sampled(self, stream: str) -> None:
@@ -171,6 +176,7 @@ class Metrics:
         while len(self._removed) > _REMEMBERED:
             self._removed.popitem(last=False)
         self._known.discard(stream)
+        self._decoded_of.pop(stream, None)
         self._scored_at.pop(stream, None)
         self._active = {alert: of for alert, of in self._active.items() if of != stream}
         for metric in self._of_stream:
@@ -184,7 +190,8 @@ class Metrics:
     def _begin(self, stream: str) -> None:
         """Counters begin at 0 rather than at their first event, which `increase()` would miss."""
         self._known.add(stream)
-        for counter in (self._decoded, self._sampled, self._faces, self._scored):
+        self._decoded_of[stream] = self._decoded.labels(stream)
+        for counter in (self._sampled, self._faces, self._scored):
             counter.labels(stream)
         for severity in Severity:
             self._alerts.labels(stream, severity.value)

@@ -42,6 +42,6 @@ def accelerator(stream: VideoStream, wanted: str, display: str = "") -> tuple[Vi
 
 @lru_cache(maxsize=1024)
 def _say(display: str, wanted: str, why: str) -> None:
-    """Once in a process: what is known to have been said is not said again."""
+    """Once in a process: the cache is the memory of what was said."""
     source = f"{display}: " if display else ""
     log.warning("%sthe decoder %s is not available (%s): decoding on the processor", source, wanted, why)

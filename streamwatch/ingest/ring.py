@@ -29,6 +29,9 @@ class Segment:
 
     origin: Any
     pictures: deque[Kept] = field(default_factory=deque)
+    """Begins at a key picture."""
+    keys: deque[float] = field(default_factory=deque)
+    """When its key pictures arrived, so that nobody has to look for them: a group may be long."""
 
 
 class PacketRing:
@@ -56,6 +59,8 @@ class PacketRing:
                 self.evicted += 1
                 return
             segment.pictures.append(picture)
+            if picture.key:
+                segment.keys.append(picture.wall)
             self.size += len(picture.data)
             while self._segments and (self.size > self._limit or self._expired(picture.wall)):
                 self._evict_group()
@@ -81,22 +86,22 @@ class PacketRing:
 
     def _expired(self, now: float) -> bool:
         """The oldest group ended before the time that is kept."""
-        pictures = self._segments[0].pictures
-        second = next((picture for i, picture in enumerate(pictures) if i and picture.key), None)
-        if second is not None:
-            return second.wall < now - self._seconds
-        return len(self._segments) > 1 and (not pictures or pictures[-1].wall < now - self._seconds)
+        oldest = self._segments[0]
+        if len(oldest.keys) > 1:
+            return oldest.keys[1] < now - self._seconds
+        return len(self._segments) > 1 and (not oldest.pictures or oldest.pictures[-1].wall < now - self._seconds)
 
     def _evict_group(self) -> None:
-        pictures = self._segments[0].pictures
-        while pictures:
-            gone = pictures.popleft()
+        oldest = self._segments[0]
+        if oldest.keys:
+            oldest.keys.popleft()
+        while oldest.pictures:
+            gone = oldest.pictures.popleft()
             self.size -= len(gone.data)
             self.evicted += 1
-            if pictures and pictures[0].key:
+            if oldest.pictures and oldest.pictures[0].key:
                 return
-        if len(self._segments) > 1 or not pictures:
-            self._segments.popleft()
+        self._segments.popleft()
 
 
 def decode_times(pts: Sequence[int]) -> list[int]:

@@ -164,6 +164,8 @@ def test_a_removed_stream_leaves_no_series_and_late_counts_bring_none_back(metri
     assert [labels for _, labels in samples(metrics) if ("stream", "door") in labels]
     metrics.stream_status(status("lobby", StreamState.CONNECTING))  # it is added again
     assert samples(metrics)["frames_decoded_total", (("stream", "lobby"),)] == 0
+    metrics.frames_decoded("lobby", 3)
+    assert samples(metrics)["frames_decoded_total", (("stream", "lobby"),)] == 3
 
 
 def test_an_alert_is_active_from_its_opening_to_its_resolution(metrics: Metrics) -> None:

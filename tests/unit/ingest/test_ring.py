@@ -39,6 +39,21 @@ def test_a_group_larger_than_the_ring_is_not_kept() -> None:
     assert len(ring) <= 1
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 20.0]), st.booleans(), st.integers(0, 400)), max_size=80),
+    st.integers(1, 3000),
+)
+def test_gives_way_by_whole_groups(steps: list[tuple[float, bool, int]], limit: int) -> None:
+    ring, t = PacketRing(2.0, limit), 0.0
+    for step, key, size in steps:
+        t += step
+        ring.add(Kept(bytes(size), t, key, t), "o")
+        for segment in ring._segments:
+            assert not segment.pictures or segment.pictures[0].key
+            assert list(segment.keys) == [picture.wall for picture in segment.pictures if picture.key]
+        assert ring.size == sum(len(p.data) for segment in ring._segments for p in segment.pictures) <= limit
+
+
 def test_selects_from_the_key_picture_before_the_start() -> None:
     ring = PacketRing(60.0, 1 << 20)
     filled(ring, 10)
