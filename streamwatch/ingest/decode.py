@@ -155,6 +155,8 @@ class DecodeRun:
 
     def _packet(self, packet: Packet[VideoStream]) -> None:
         now = self._arrived(packet) if packet.size else _now()
+        if self._vp9 and packet.size and self._policy.mode == "NONKEY" and not packet.is_keyframe:
+            return  # FFmpeg's decoder of VP9 knows no `skip_frame`
         try:
             frames = self._context.decode(packet)
         except _DAMAGED:

@@ -16,10 +16,15 @@ _DIRECTORY = tempfile.TemporaryDirectory(prefix="streamwatch-clips-")
 atexit.register(_DIRECTORY.cleanup)
 
 X264 = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "sliced-threads=0:slices=1:threads=1"}
+_B = "bframes=2:b-pyramid=0:threads=1:scenecut=0"
 # codec -> container, and what makes its encoder quick
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "libx264": ("mp4", X264),
     "libx264-b": ("mp4", {"preset": "veryfast", "x264-params": "bframes=2:b-pyramid=0:threads=1:scenecut=0"}),
+    "libx264-open": (
+        "ts",
+        {"preset": "veryfast", "x264-params": "open-gop=1:bframes=2:b-pyramid=0:threads=1:scenecut=0"},
+    ),
     "libx265": ("mp4", {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"}),
     "libvpx": ("webm", {"deadline": "realtime", "cpu-used": "16", "lag-in-frames": "0", "threads": "1"}),
     "libvpx-vp9": ("webm", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "threads": "1"}),
@@ -44,7 +49,9 @@ def clip(
     path = Path(_DIRECTORY.name) / f"{codec}-{size[0]}x{size[1]}-{fps}-{seconds}-{gop}.{extension}"
     pattern = f"testsrc2=size={size[0]}x{size[1]}:rate={fps}:duration={seconds}"
     with av.open(str(path), "w") as output, av.open(pattern, format="lavfi") as source:
-        stream = cast(VideoStream, output.add_stream(codec.removesuffix("-b"), rate=fps, options=options))
+        stream = cast(
+            VideoStream, output.add_stream(codec.removesuffix("-b").removesuffix("-open"), rate=fps, options=options)
+        )
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.gop_size = gop or fps

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 from streamwatch.camera import Camera, Credentials
@@ -176,14 +177,33 @@ async def test_a_machine_that_is_too_slow_stays_near_the_present() -> None:
 
 
 @pytest.mark.slow
-async def test_where_key_pictures_are_enough_no_others_are_decoded() -> None:
-    async with Camera([clip(seconds=6.0)]) as camera, Watch(camera.url, ingest_settings(sample_fps=1.0)) as watch:
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
+async def test_where_key_pictures_are_enough_no_others_are_decoded(codec: str) -> None:
+    async with Camera([clip(codec)]) as camera, Watch(camera.url, ingest_settings(sample_fps=1.0)) as watch:
         await watch.live(6)  # by then it knows how long the groups of pictures are
         decoded, offered, began = watch.sink.decoded_count, watch.sink.offered, time.monotonic()
         await asyncio.sleep(5.0)
         elapsed = time.monotonic() - began
         assert watch.sink.decoded_count - decoded <= 2 * elapsed
         assert watch.sink.offered - offered == pytest.approx(elapsed, abs=1.5)
+
+
+async def test_no_picture_is_offered_that_refers_to_what_was_skipped() -> None:
+    """In an open group of pictures, those before its key picture in display order refer to the group before."""
+    whole, sampled = Collector(keep=1000), Collector(keep=1000)
+    for sink, fps in ((whole, 25.0), (sampled, 1.25)):
+        source = source_for(
+            f"file:{clip('libx264-open', seconds=12.0)}",
+            SourceContext(),
+            ingest_settings(sample_fps=fps),
+            realtime=False,
+        )
+        await source.run(sink)
+    assert sampled.decoded_count < 0.9 * whole.decoded_count, "something was skipped"
+    assert sampled.offered == pytest.approx(15, abs=2)
+    for picture in sampled.pictures:
+        same = min(whole.pictures, key=lambda other: abs((other.pts or 0.0) - (picture.pts or 0.0)))
+        assert np.array_equal(same.image, picture.image), f"the picture at {picture.pts} s"
 
 
 @pytest.mark.parametrize("fps", [5.0, 40.0])
