@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --q
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 export NO_ALBUMENTATIONS_UPDATE := 1
+# Many interpreters are started here; torch takes each of them ten seconds where its bytecode may not be kept.
+unexport PYTHONDONTWRITEBYTECODE
 # The tests' own fake camera answers on loopback: a proxy must not see it.
 export NO_PROXY := 127.0.0.1,localhost
 
