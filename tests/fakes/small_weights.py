@@ -23,6 +23,7 @@ def write_weights(
     torch.manual_seed(0)
     detector = BlazeFace()
     for head in (detector.classifier_8, detector.classifier_16):
+        assert head.bias is not None
         torch.nn.init.constant_(head.bias, -8.0)  # or every anchor would be a face, and sorting them out takes seconds
     save_file(detector.state_dict(), str(directory / "blazeface.safetensors"))
     records = []

@@ -92,6 +92,7 @@ def store(history: History) -> Ailing:
     return Ailing(history.alerts)
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_noted_is_not_delivered_again(history: History, store: Ailing, receiver: Receiver) -> None:
     """More rows than are read at once wait when the disk fills up, and one alert has two of them."""
     waiting = [opened(f"a{i:02}", stream=f"cam{i}") for i in range(60)]
@@ -127,6 +128,7 @@ async def test_what_cannot_be_noted_is_bounded(store: Ailing, receiver: Receiver
     assert len(receiver.told) == len(set(receiver.told)) == 121
 
 
+@pytest.mark.slow
 async def test_a_failing_sink_keeps_its_backoff_while_nothing_can_be_noted(
     history: History, store: Ailing, receiver: Receiver
 ) -> None:
