@@ -25,6 +25,7 @@ from streamwatch.ingest.failures import classify
 from streamwatch.ingest.hardware import accelerator
 from streamwatch.ingest.plans import OpenPlan
 from streamwatch.ingest.sampling import Backlog, Sampler, SkipPolicy
+from streamwatch.ingest.sizes import fitted
 from streamwatch.protocols import Sink
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class DecodeRun:
     def prepare(self, sampler: Sampler, clock: CaptureClock, decoder: str, base: float = 0.0) -> None:
         """`base`: seconds of stream time before this run, where a file is played in a loop."""
         self._sampler, self._clock, self._base, self._packet_time = sampler, clock, base, base
-        self._context, self._decoder_name = accelerator(self._stream, decoder)
+        self._context, self._decoder_name = accelerator(self._stream, decoder, self._plan.display)
 
     def read(self) -> None:
         """To the end of the container, or until `stop` is set."""
@@ -251,10 +252,9 @@ class DecodeRun:
 
     def _convert(self, frame: VideoFrame) -> Image:
         """uint8 (height, width, 3) RGB, upright, no side longer than the limit."""
-        size, scale = (frame.width, frame.height), self._limits.max_side / max(frame.width, frame.height)
-        if scale < 1.0:
-            size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
-        how = Interpolation.AREA if scale < 1.0 else None  # each pixel of what is scaled down counts
+        smaller = fitted(frame.width, frame.height, self._limits.max_side)
+        size = smaller or (frame.width, frame.height)
+        how = Interpolation.AREA if smaller else None  # each pixel of what is scaled down counts
         # A reformatter of our own keeps its tables from frame to frame; one thread, as for the decoder.
         converted = self._reformatter.reformat(frame, *size, format="rgb24", interpolation=how, threads=1)
         image = cast(Image, converted.to_ndarray())
