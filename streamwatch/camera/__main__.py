@@ -25,9 +25,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     parser.add_argument("--auth", choices=("basic", "digest"), default="digest")
-    parser.add_argument(
-        "--until-eof", action="store_true", help="end with whoever holds standard input open"
-    )
+    parser.add_argument("--until-eof", action="store_true", help="end with whoever holds standard input open")
     parser.add_argument("--transport", choices=("both", "tcp", "udp"), default="both")
     return parser.parse_args()
 
