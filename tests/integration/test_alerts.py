@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from sqlalchemy import text
 
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.alerts.sinks import make_sinks
-from streamwatch.config import AlertSettings, HistorySettings, SinkSettings
+from streamwatch.config import AlertSettings, SinkSettings
 from streamwatch.domain import AlertKind, Severity, Verdict
 from streamwatch.errors import ConfigError
 from streamwatch.history.store import History
@@ -29,21 +28,7 @@ from streamwatch.results import Desk, Results
 from streamwatch.server.hub import Hub
 from tests.fakes.alerting import dispatching, hook, now, opened, resolved, until
 from tests.fakes.records import stream_score
-from tests.fakes.webhook import Receiver, webhook_receiver
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with webhook_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-async def history(tmp_path: Path) -> AsyncIterator[History]:
-    store = History(HistorySettings(url=SecretStr(f"sqlite+aiosqlite:///{tmp_path}/history.db")))
-    await store.open()
-    yield store
-    await store.close()
+from tests.fakes.webhook import Receiver
 
 
 async def test_a_webhook_is_signed_and_in_alertmanagers_shape(history: History, receiver: Receiver) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -12,32 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from streamwatch.alerts.payload import alertmanager
-from streamwatch.config import HistorySettings
 from streamwatch.domain import AlertEvent, AlertKind, Severity
 from streamwatch.history.store import History
 from streamwatch.observer import NullObserver
 from tests.fakes.alerting import dispatching, now, opened, resolved, until
 from tests.fakes.monitoring import RULES, program
 from tests.fakes.ports import free_port
-from tests.fakes.webhook import Receiver, webhook_receiver
+from tests.fakes.webhook import Receiver
 from tests.require import prometheus
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with webhook_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-async def history(tmp_path: Path) -> AsyncIterator[History]:
-    store = History(HistorySettings(url=SecretStr(f"sqlite+aiosqlite:///{tmp_path}/history.db")))
-    await store.open()
-    yield store
-    await store.close()
 
 
 def labelled(event: AlertEvent, **labels: str) -> AlertEvent:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 import pytest
-from pydantic import SecretStr
 
-from streamwatch.config import HistorySettings
 from streamwatch.domain import Alert, AlertEvent
 from streamwatch.errors import StorageError
 from streamwatch.history.database import PATIENCE
 from streamwatch.history.store import History
 from streamwatch.protocols import AlertStore, Delivery
 from tests.fakes.alerting import dispatching, hook, opened, resolved, until
-from tests.fakes.webhook import Receiver, webhook_receiver
+from tests.fakes.webhook import Receiver
 
 
 class Ailing:
@@ -71,20 +68,6 @@ class Ailing:
     async def active(self, resolved_since: float | None = None) -> list[Alert]:
         await self._answer()
         return await self._store.active(resolved_since)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with webhook_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-async def history(tmp_path: Path) -> AsyncIterator[History]:
-    store = History(HistorySettings(url=SecretStr(f"sqlite+aiosqlite:///{tmp_path}/history.db")))
-    await store.open()
-    yield store
-    await store.close()
 
 
 @pytest.fixture
