@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from streamwatch import __version__, logs
-from streamwatch.alerts.dispatcher import Dispatcher, Report
+from streamwatch.alerts.dispatcher import Dispatcher
 from streamwatch.alerts.evidence import Evidence, EvidenceOptions
 from streamwatch.alerts.rules import RuleEngine
 from streamwatch.alerts.sinks import make_sinks
@@ -37,6 +37,7 @@ from streamwatch.ingest.source import SourceContext, SourceMaker, make_source
 from streamwatch.ingest.webrtc import WebRtcGateway
 from streamwatch.metrics import Metrics
 from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
+from streamwatch.protocols import Report
 from streamwatch.redact import display_url
 from streamwatch.results import Desk, Results
 from streamwatch.reviews import count_reviews

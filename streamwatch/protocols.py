@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from streamwatch.domain import (
     Alert,
     AlertEvent,
+    AlertKind,
     ClockSource,
     DropReason,
     Face,
@@ -23,6 +24,9 @@ from streamwatch.domain import (
     StreamScore,
     StreamStatus,
 )
+
+Report = Callable[[AlertKind, str, str | None], None]
+"""(kind, name, problem or None): the service speaks of itself."""
 
 
 class Sink(Protocol):

@@ -15,16 +15,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from streamwatch.alerts.outbox import Outbox, Report
+from streamwatch.alerts.outbox import Outbox
 from streamwatch.alerts.payload import event_key
 from streamwatch.alerts.sinks import AlertSink, RenewingSink
 from streamwatch.config import SinkSettings
 from streamwatch.domain import Alert, AlertEvent, AlertKind, Severity
 from streamwatch.errors import DeliveryFailed, StorageError
 from streamwatch.observer import NullObserver, Observer
-from streamwatch.protocols import AlertStore, Delivery
-
-__all__ = ["Dispatcher", "DispatcherStatistics", "Report"]
+from streamwatch.protocols import AlertStore, Delivery, Report
 
 log = logging.getLogger(__name__)
 

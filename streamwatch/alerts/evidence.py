@@ -22,7 +22,7 @@ from streamwatch.config import EvidenceSettings
 from streamwatch.domain import Alert, AlertEvent, AlertKind, AlertPhase, FrameScores, Instant, StreamScore
 from streamwatch.errors import StorageError
 from streamwatch.observer import NullObserver, Observer
-from streamwatch.protocols import ClipInfo, ClipSource
+from streamwatch.protocols import ClipInfo, ClipSource, Report
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ CLOCK_LEAP = 3600.0
 """Seconds by which the wall clock may run ahead of the time that has passed since the start."""
 MAX_PENDING = 32
 """Bundles in the making; a further alert goes without, and is counted."""
-Report = Callable[[AlertKind, str, str | None], None]
 
 
 @dataclass(frozen=True, slots=True)

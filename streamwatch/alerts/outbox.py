@@ -15,7 +15,7 @@ from streamwatch.alerts.fallback import MemoryOutbox
 from streamwatch.domain import Alert, AlertEvent, AlertKind
 from streamwatch.errors import RecordRefused, StorageError
 from streamwatch.observer import Observer
-from streamwatch.protocols import AlertStore, Delivery
+from streamwatch.protocols import AlertStore, Delivery, Report
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,6 @@ READ_WITHIN = 0.5
 """Seconds that a sink waits for the database to say what is due before it goes on with what is in memory."""
 RETRY_FIRST = 1.0
 RETRY_CAP = 30.0
-
-Report = Callable[[AlertKind, str, str | None], None]
-"""(kind, name, problem or None): the service speaks of itself."""
 
 
 @dataclass(frozen=True, slots=True)

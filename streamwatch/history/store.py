@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamwatch.config import HistorySettings
@@ -20,6 +20,7 @@ from streamwatch.history.schema import events, scores
 from streamwatch.history.scores import ScoreTable
 from streamwatch.history.upkeep import Upkeep
 from streamwatch.observer import NullObserver, Observer
+from streamwatch.protocols import Report
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,6 @@ FLUSH_EVERY = 1.0
 BATCH = 2000
 RETRY_CAP = 30.0
 UPKEEP_EVERY = 600.0
-
-Report = Callable[[AlertKind, str, str | None], None]
-"""(kind, name, problem or None): the service speaks of itself."""
 
 
 @dataclass(frozen=True, slots=True)

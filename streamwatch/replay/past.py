@@ -23,13 +23,11 @@ from streamwatch.domain import (
     Verdict,
 )
 from streamwatch.errors import ConfigError
-from streamwatch.history.scores import ScorePoint
+from streamwatch.history.scores import THIN_SPAN, ScorePoint
 from streamwatch.history.store import History
 from streamwatch.replay.records import Record
 
 PAGE = 20_000
-THINNED = 60.0
-"""Seconds that a row of the history stands for once it is thinned out."""
 MARGIN = 30.0
 """Seconds before and after a confirmed alert that are left out too."""
 
@@ -83,7 +81,7 @@ class Past:
                 if any(start <= point.at <= end for start, end in fakes):
                     continue
                 if point.low is not None:
-                    self.thinned_hours += THINNED / 3600.0
+                    self.thinned_hours += THIN_SPAN / 3600.0
                     continue
                 seq += 1
                 yield _record(stream, seq, point)

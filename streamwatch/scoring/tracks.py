@@ -26,10 +26,9 @@ LOOK_WEIGHT = 2.0
 """Of two faces that could be one another's, the looks count more than where they are."""
 SAME_LOOK = 0.45
 """`look_distance`, 0 to 1, beyond which a face is somebody else's, wherever it lies: whoever takes another's place in a
-gallery or as the active speaker lies just where he lay. Measured on 17 real
-clips: the same person half a second, 1, 2 and 5 s apart p99 .27, .27, .32 and .48 (5 s: 3 of 90 pairs are refused);
-under light of 60 to 125 % p99 .37; two people p1 .38, p5 .44, p50 .65.
-To refuse too much costs a warm-up, to refuse too little gives a person another's score."""
+gallery or as the active speaker lies just where he lay. Measured on 17 real clips: the same person half a second, 1, 2
+and 5 s apart p99 .27, .27, .32 and .48 (5 s: 3 of 90 pairs are refused); under light of 60 to 125 % p99 .37; two people
+p1 .38, p5 .44, p50 .65. To refuse too much costs a warm-up, to refuse too little gives a person another's score."""
 EVEN = 110.0
 """The mean brightness, 0 to 255, that a look is brought to, so that light which changes is not another person."""
 
