@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import timm
 import torch
+from torch import nn
 
 from streamwatch.errors import ConfigError
 from streamwatch.inference.members import MaskMember
@@ -20,6 +21,8 @@ from streamwatch.training.heldout import find_reconstruct
 from streamwatch.training.loop import Recipe, Trainer
 from streamwatch.training.own import read_own_data
 from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
+
+LAYER_SCALE = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,9 +139,20 @@ def parse_sizes(text: str) -> tuple[tuple[float, int], ...] | None:
     return steps
 
 
+@torch.no_grad()
+def open_layer_scales(trunk: nn.Module) -> None:
+    """Let a new trunk's residual branches take part from the start. timm begins their scales (`gamma`) at 1e-6, which
+
+    suits ImageNet's hundreds of epochs: in a training of a few hundred thousand images such branches hardly open."""
+    for name, scale in trunk.named_parameters():
+        if name.rpartition(".")[2].startswith("gamma") and float(scale.abs().max()) < LAYER_SCALE:
+            scale.fill_(LAYER_SCALE)
+
+
 def initial_member(args: argparse.Namespace, plan: Plan) -> MaskMember:
     """The network before its first step."""
     member = new_member(plan.spec)
+    open_layer_scales(member.trunk)
     if args.start_from:
         source = Path(args.start_from.partition(":")[0])
         if source.is_dir():
