@@ -211,7 +211,7 @@ def _banded(region: Image) -> Floats:
     little is still found in one of them."""
     shifted = region + np.minimum(255 - region, 16)
     parts = [colours(band) for grid in (region, shifted) for band in np.array_split(grid, LOOK_BANDS)]
-    return np.concatenate(parts) / len(parts)
+    return np.asarray(np.concatenate(parts) / len(parts), np.float32)
 
 
 def look_distance(a: Floats, b: Floats) -> float:

@@ -52,7 +52,11 @@ DEFAULT_SPECS = (
     AutoencoderSpec(128, 16, 3, 16, True),
     AutoencoderSpec(96, 24, 4, 48, True),
     AutoencoderSpec(128, 16, 4, 64, False),
+    AutoencoderSpec(128, 24, 2, 16, True),
+    AutoencoderSpec(192, 16, 3, 32, True),
+    AutoencoderSpec(160, 16, 3, 48, False),
 )
+"""The last three keep most of a face's detail, as decoders of today's swaps do; the others paint it visibly soft."""
 
 
 class FaceAutoencoder(nn.Module):

@@ -15,11 +15,13 @@ from torch import nn
 
 from streamwatch.errors import ConfigError
 from streamwatch.inference.members import MaskMember
+from streamwatch.training.autoencoder import load_autoencoders
+from streamwatch.training.batches import OWN_SHARE, Batches, HostBatches, OwnBatches
 from streamwatch.training.bundle import load_bundled, load_checkpoint, load_warm_start, new_member, transplant
+from streamwatch.training.devicebatches import DeviceBatches, upload
 from streamwatch.training.faces import load_labelled_faces
 from streamwatch.training.heldout import find_reconstruct
 from streamwatch.training.loop import Recipe, Trainer
-from streamwatch.training.own import read_own_data
 from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
 
 LAYER_SCALE = 0.1
@@ -63,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="use only so many faces")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--fakes",
+        choices=("host", "device"),
+        help="where fakes are made (default: on a GPU that trains, else the host)",
+    )
+    parser.add_argument("--batch-pairs", type=int, help="pairs of a batch")
     parser.add_argument("--threads", type=int, default=1)
 
 
@@ -76,21 +84,35 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(recipe.seed)
     member = initial_member(args, plan)
     freeze(member, tuple(filter(None, args.freeze.split(","))))
-    faces = load_labelled_faces(args.data_dir, "train", args.limit)
-    trainer = Trainer(
-        member,
-        faces,
-        recipe,
-        args.folder or Path("runs") / args.member,
-        reconstruct=find_reconstruct(args.autoencoders),
-        own=read_own_data(args.own_data, recipe.pairs.size) if args.own_data else None,
-    )
+    trainer = Trainer(member, batches_of(args, recipe), recipe, args.folder or Path("runs") / args.member)
     if args.resume:
         trainer.resume()
     elif trainer.checkpoint.exists():
         raise ConfigError(f"{trainer.checkpoint}: is there already; give --resume, or another --folder")
     trainer.run(60 * args.minutes if args.minutes else None)
     return 0
+
+
+def batches_of(args: argparse.Namespace, recipe: Recipe) -> Batches:
+    """Where the batches come from: fakes are made on a GPU that trains, on a CPU one by one by OpenCV, which is faster
+
+    there; half of each batch is the user's own data where there are any."""
+    owned = round(OWN_SHARE * recipe.batch_pairs) if args.own_data else 0
+    pairs = recipe.batch_pairs - owned
+    faces = load_labelled_faces(args.data_dir, "train", args.limit)
+    fakes: Batches
+    if args.fakes == "device" or (args.fakes is None and torch.device(recipe.device).type != "cpu"):
+        networks = load_autoencoders(args.autoencoders) if args.autoencoders else []
+        fakes = DeviceBatches(upload(faces, recipe.device), pairs, recipe.pairs, networks, recipe.seed)
+    else:
+        reconstruct = find_reconstruct(args.autoencoders)
+        fakes = HostBatches(faces, pairs, recipe.pairs, recipe.seed, recipe.device, reconstruct)
+    if not owned:
+        return fakes
+    from streamwatch.training.own import read_own_data  # noqa: PLC0415 - reads videos: nothing else here needs PyAV
+
+    own = read_own_data(args.own_data, recipe.pairs.size)
+    return OwnBatches(fakes, own, owned, recipe.pairs.severity, recipe.seed, recipe.device)
 
 
 def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
@@ -112,6 +134,7 @@ def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
         pairs=pairs,
         losses=losses,
         seed=seed,
+        batch_pairs=args.batch_pairs or recipe.batch_pairs,
         device=args.device,
         frozen_norms=args.frozen_norms,
         bf16=args.bf16,

@@ -28,12 +28,15 @@ CLEAN_SOURCE = {"self_blend": 0.3, "swap": 0.0, "autoencoder": 0.5, "rescale": 0
 
 @dataclass(frozen=True, slots=True)
 class FakeMix:
-    """Shares of each kind (any positive numbers), and how hard the fakes are (0 easy, 1 full strength)."""
+    """Shares of each kind (any positive numbers), how hard the fakes are (0 easy, 1 full strength), and how many of the
+
+    swaps an auto-encoder paints, as swapping programs do (0 to 1; 0 where there is none)."""
 
     self_blend: float = 0.50
     swap: float = 0.25
     autoencoder: float = 0.15
     rescale: float = 0.10
+    repainted: float = 0.0
     difficulty: float = 1.0
 
     def shares(self) -> Floats:
@@ -74,7 +77,8 @@ def make_fake(
     # The face is painted from the picture as it was before compression, or from the compressed one: both happen.
     source = helpers.clean if helpers.clean is not None and rng.random() < CLEAN_SOURCE[kind] else image
     if kind == "swap" and helpers.donor is not None:
-        altered, base = swap_face(image, geometry, helpers.donor, rng), image
+        repaint = helpers.reconstruct if mix.repainted > 0 and rng.random() < mix.repainted else None
+        altered, base = swap_face(image, geometry, helpers.donor, rng, repaint), image
     elif kind == "autoencoder" and helpers.reconstruct is not None:
         altered, base = helpers.reconstruct(source, geometry, rng), image
         if rng.random() < 0.5:
@@ -107,14 +111,20 @@ def self_blend_parts(
 
 
 def swap_face(
-    image: Image, geometry: FaceGeometry, donor: tuple[Image, FaceGeometry], rng: np.random.Generator
+    image: Image,
+    geometry: FaceGeometry,
+    donor: tuple[Image, FaceGeometry],
+    rng: np.random.Generator,
+    repaint: Reconstruct | None = None,
 ) -> Image:
-    """Another person's face warped onto this one's points, in this one's colours; a donor without as many points
+    """Another person's face warped onto this one's points, painted anew by `repaint`, in this one's colours; a donor
 
-    as the face raises ValueError."""
+    without as many points as the face raises ValueError."""
     moved = match_face(donor[0], donor[1], geometry, (image.shape[0], image.shape[1]))
+    if repaint is not None:
+        moved = repaint(moved, geometry, rng)
     moved = tones.transfer_colours(moved, image, geometry, float(rng.uniform(0.5, 1.0)))
-    if rng.random() < 0.5:
+    if repaint is None and rng.random() < 0.5:
         moved = tones.generator_look(moved, geometry, rng, 1.0)
     return moved
 

@@ -1,4 +1,4 @@
-"""The training loop: batches of pairs made in this process, AdamW, averaged weights, checkpoints that resume."""
+"""The training loop: AdamW over batches of pairs, averaged weights, checkpoints that resume."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as Bar
 from torch import nn
 
 from streamwatch.inference.members import MaskMember
-from streamwatch.training.faces import FaceSet
-from streamwatch.training.fakes import Reconstruct
-from streamwatch.training.losses import DEFAULT_LOSSES, Batch, LossWeights, member_loss
-from streamwatch.training.pairs import DEFAULT_PAIRS, Pair, PairSettings, PairSource, make_pair
+from streamwatch.training.batches import Batches
+from streamwatch.training.losses import DEFAULT_LOSSES, LossWeights, member_loss
+from streamwatch.training.pairs import DEFAULT_PAIRS, PairSettings
 from streamwatch.training.schedule import Ema, Schedule
 
 CHECKPOINT_SECONDS = 120.0
 LOG_STEPS = 50
-OWN_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,22 +58,11 @@ class Progress:
 class Trainer:
     """Owns a member while it learns. `run` returns at the end, or early (having saved) on SIGTERM or SIGINT."""
 
-    def __init__(
-        self,
-        member: MaskMember,
-        faces: FaceSet,
-        recipe: Recipe,
-        folder: Path,
-        *,
-        reconstruct: Reconstruct | None = None,
-        own: PairSource | None = None,
-    ) -> None:
+    def __init__(self, member: MaskMember, batches: Batches, recipe: Recipe, folder: Path) -> None:
         self.member = member.to(recipe.device).to(memory_format=torch.channels_last)
-        self.faces = faces
+        self.batches = batches
         self.recipe = recipe
         self.folder = folder
-        self.reconstruct = reconstruct
-        self.own = own
         decayed = [p for p in member.parameters() if p.ndim > 1]
         plain = [p for p in member.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -156,7 +142,7 @@ class Trainer:
         rate = schedule.learning_rate(progress.seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self._batch(schedule.size(progress.seen), schedule.difficulty(progress.seen))
+        batch = self.batches.make(progress.step, schedule.size(progress.seen), schedule.difficulty(progress.seen))
         loss, terms, logits = member_loss(self.member, batch, self.recipe.losses, bf16=self.recipe.bf16)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -168,17 +154,6 @@ class Trainer:
         for name, value in terms.items():
             progress.terms[name] = 0.95 * progress.terms.get(name, value) + 0.05 * value
         return len(batch.images)
-
-    def _batch(self, size: int, difficulty: float) -> Batch:
-        """Deterministic in the recipe's seed and the step, so that a resumed training sees what it would have."""
-        rng = np.random.default_rng((self.recipe.seed, self.progress.step))
-        settings = self.recipe.pairs.at_difficulty(difficulty, size)
-        rows = rng.integers(0, len(self.faces), self.recipe.batch_pairs)
-        owned = round(OWN_SHARE * len(rows)) if self.own is not None else 0
-        pairs = [make_pair(self.faces, int(row), rng, settings, self.reconstruct) for row in rows[owned:]]
-        if self.own is not None:
-            pairs += [self.own.pair(rng, size, settings.severity) for _ in range(owned)]
-        return to_batch(pairs, self.recipe.device)
 
     def _log(self, steps_per_second: float) -> None:
         progress = self.progress
@@ -204,22 +179,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def to_batch(pairs: list[Pair], device: str) -> Batch:
-    """Pairs as tensors: rows alternate real and fake, clean views apart."""
-    images = np.concatenate([pair.images[:2] for pair in pairs])
-    masks = np.stack([part for pair in pairs for part in (np.zeros_like(pair.mask), pair.mask)])
-    clean_pairs = [index for index, pair in enumerate(pairs) if len(pair.images) > 2]
-    empty = np.zeros((0, *images.shape[1:]), np.uint8)
-    clean = np.concatenate([empty] + [pairs[index].images[2:] for index in clean_pairs])
-    rows = torch.tensor([row for index in clean_pairs for row in (2 * index, 2 * index + 1)], dtype=torch.long)
-    labels = torch.tensor([0.0, 1.0]).repeat(len(pairs))
-    return Batch(
-        _pictures(images, device), labels.to(device), torch.from_numpy(masks).to(device), _pictures(clean, device), rows
-    )
-
-
-def _pictures(images: np.ndarray, device: str) -> torch.Tensor:
-    tensor = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255.0)
-    return tensor.contiguous(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ from torch import nn
 
 from streamwatch.errors import ConfigError
 from streamwatch.inference.members import MaskMember, MemberSpec
-from streamwatch.training.fakes import FakeMix
+from streamwatch.training.fakes import KINDS, FakeMix
 from streamwatch.training.loop import Recipe
 from streamwatch.training.losses import LossWeights
 from streamwatch.training.pairs import PairSettings
@@ -68,8 +68,8 @@ def parse_mix(text: str, base: FakeMix) -> FakeMix:
     changes: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
-        if name not in ("self_blend", "swap", "autoencoder", "rescale"):
-            raise ConfigError(f"mix: {name!r} is none of self_blend, swap, autoencoder, rescale")
+        if name not in (*KINDS, "repainted"):
+            raise ConfigError(f"mix: {name!r} is none of {', '.join(KINDS)}, repainted")
         try:
             changes[name] = float(value)
         except ValueError as error:

@@ -14,11 +14,13 @@ import torch
 
 from streamwatch.domain import Image
 from streamwatch.inference.members import MaskMember, MemberSpec
+from streamwatch.training.batches import HostBatches, to_batch
 from streamwatch.training.bundle import load_checkpoint, new_member
+from streamwatch.training.faces import FaceSet
 from streamwatch.training.fakes import FakeMix
 from streamwatch.training.geometry import FaceGeometry
 from streamwatch.training.heldout import score_pairs
-from streamwatch.training.loop import Recipe, Trainer, to_batch
+from streamwatch.training.loop import Recipe, Trainer
 from streamwatch.training.losses import LossWeights, member_loss, triplet_loss
 from streamwatch.training.metrics import auc
 from streamwatch.training.pairs import PairSettings, make_pair
@@ -40,6 +42,10 @@ def member(seed: int = 0, spec: MemberSpec = SPEC) -> MaskMember:
     return new_member(spec)
 
 
+def trainer_of(network: MaskMember, faces: FaceSet, recipe: Recipe, folder: Path) -> Trainer:
+    return Trainer(network, HostBatches(faces, recipe.batch_pairs, recipe.pairs, reconstruct=smooth), recipe, folder)
+
+
 def smooth(image: Image, geometry: FaceGeometry, rng: np.random.Generator) -> Image:
     """A bad generator: no grain at all."""
     return np.asarray(cv2.GaussianBlur(image, (0, 0), 2.5), np.uint8)
@@ -52,12 +58,12 @@ def same(first: MaskMember, second: MaskMember) -> bool:
 
 def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     faces = draw_faces(6)
-    whole = Trainer(member(), faces, SHORT, tmp_path / "whole")
+    whole = trainer_of(member(), faces, SHORT, tmp_path / "whole")
     whole.run()
-    first = Trainer(member(), faces, SHORT, tmp_path / "parts")
+    first = trainer_of(member(), faces, SHORT, tmp_path / "parts")
     first.run(max_seconds=0.0)  # one step
     assert 0 < first.progress.seen < 48
-    second = Trainer(member(seed=9), faces, SHORT, tmp_path / "parts")
+    second = trainer_of(member(seed=9), faces, SHORT, tmp_path / "parts")
     assert second.resume()
     second.run()
     assert second.progress.seen == whole.progress.seen == 48
@@ -65,7 +71,7 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path: Path) -> N
 
 
 def test_a_signal_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
-    trainer = Trainer(member(), draw_faces(4), replace(SHORT, schedule=Schedule(10**7, ((0.0, 64),))), tmp_path)
+    trainer = trainer_of(member(), draw_faces(4), replace(SHORT, schedule=Schedule(10**7, ((0.0, 64),))), tmp_path)
     before = signal.getsignal(signal.SIGTERM)
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     progress = trainer.run()
@@ -75,11 +81,11 @@ def test_a_signal_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
-    assert not Trainer(member(), draw_faces(2), SHORT, tmp_path).resume()
+    assert not trainer_of(member(), draw_faces(2), SHORT, tmp_path).resume()
 
 
 def test_frozen_norms_keep_their_statistics(tmp_path: Path) -> None:
-    trainer = Trainer(member(), draw_faces(4), replace(SHORT, frozen_norms=True), tmp_path)
+    trainer = trainer_of(member(), draw_faces(4), replace(SHORT, frozen_norms=True), tmp_path)
     before = {k: v.clone() for k, v in trainer.member.state_dict().items() if "running" in k}
     weights = trainer.member.head.weight.detach().clone()  # type: ignore[operator]
     trainer.run()
@@ -96,7 +102,7 @@ def test_training_learns(tmp_path: Path) -> None:
     schedule = Schedule(1600, ((0.0, 64),), easy=0.0, rate=3e-3)
     network = member(spec=MemberSpec("test_resnet", input_size=64, mask_channels=16))
     recipe = Recipe(schedule, pairs, LossWeights(), batch_pairs=8)
-    trainer = Trainer(network, draw_faces(60), recipe, tmp_path, reconstruct=smooth)
+    trainer = trainer_of(network, draw_faces(60), recipe, tmp_path)
     unseen = draw_faces(40, seed=1)
     labels, before = score_pairs(network, unseen, pairs, smooth)
     trainer.run()

@@ -121,3 +121,17 @@ def test_a_card_carries_the_terms_and_the_figures() -> None:
     text = card(member, {"version": "1", "members": [member], "threshold": 0.6, "figures": figures})
     assert "FairFace" in text and "CC BY 4.0" in text and "Civil Services" in text
     assert "0.800 [0.700, 0.900]" in text and "high-pass of sigma 2 px" in text and "0.4 of its own" in text
+
+
+def test_a_pack_brings_real_h264_to_where_there_is_none(tmp_path: Path) -> None:
+    faces = draw_faces(6)
+    save_pack(pack(faces, recorded=1.0), tmp_path / "pack.npz")
+    packed = load_labelled_faces(tmp_path / "pack.npz", "train")
+    assert len(packed) == 12 and packed.names[0] == packed.names[1]
+    plain, recorded = (packed.images[i].astype(int) for i in (0, 1))
+    original = faces.images[int(packed.names[0].removeprefix("face"))].astype(int)
+    assert np.abs(plain - original).mean() < np.abs(recorded - original).mean()
+    assert np.abs(packed.geometries[0].points - packed.geometries[1].points).max() == 0
+    assert len(pack(faces).names) == 6
+    with pytest.raises(ConfigError, match="recorded: must be 0 to 1"):
+        pack(faces, recorded=2.0)

@@ -16,6 +16,7 @@ from streamwatch.inference.ensemble import load_ensemble
 from streamwatch.inference.members import MaskMember, MemberSpec
 from streamwatch.inference.weights import find_set
 from streamwatch.training import check, command, export
+from streamwatch.training.batches import HostBatches
 from streamwatch.training.bundle import load_bundled, load_checkpoint, new_member, save_member, transplant, write_set
 from streamwatch.training.calibrate import Evidence, calibrate
 from streamwatch.training.clips import Clip
@@ -35,7 +36,8 @@ def trained(folder: Path, spec: MemberSpec = SPEC) -> Path:
     """A checkpoint after two steps."""
     torch.manual_seed(0)
     recipe = Recipe(Schedule(8, ((0.0, 64),)), PairSettings(size=64, h264=False), batch_pairs=2)
-    trainer = Trainer(new_member(spec), draw_faces(3), recipe, folder)
+    batches = HostBatches(draw_faces(3), recipe.batch_pairs, recipe.pairs)
+    trainer = Trainer(new_member(spec), batches, recipe, folder)
     trainer.run()
     return trainer.checkpoint
 
