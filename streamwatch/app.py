@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 REAP_WITHIN = 1.0
 """Seconds granted at the end to threads that hang in a library: with all else, Ctrl-C is to end within five."""
 RESTORE_AGAIN = 5.0
+RESTORE_REACH = 86_400.0
+"""Seconds back to which alerts that have ended are looked through for evidence that a kill kept from being sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +269,8 @@ class Service:
         await history.ready()
         while True:
             try:
-                alerts = await history.alerts.active(time.time() - results.rules.longest_cooldown)
+                since = time.time() - max(results.rules.longest_cooldown, RESTORE_REACH)
+                alerts = results.earlier(await history.alerts.active(since))
                 break
             except StorageError as error:
                 log.error("alerts of the last run cannot be taken up yet: %s", error)

@@ -19,12 +19,21 @@ from streamwatch.configfile import environment, merge, read_yaml, variable_of
 from streamwatch.domain import Severity
 from streamwatch.errors import ConfigError
 
+OWN_LABELS = frozenset({"tracks", "resolved", "supplements", "interrupted", "detector_drift"})
+"""What the service says of an alert by labels, so that no stream's own may be called so."""
 SLUG = re.compile(r"^[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?$")
 
 
 def _slug(value: str) -> str:
     if not SLUG.match(value):
         raise ValueError("must be 1 to 64 of a-z, 0-9, '-' and '_', and begin and end with a letter or digit")
+    return value
+
+
+def _labels(value: dict[str, str]) -> dict[str, str]:
+    own = sorted(OWN_LABELS & value.keys())
+    if own:
+        raise ValueError(f"{', '.join(own)}: is set by the service itself")
     return value
 
 
@@ -79,7 +88,7 @@ class StreamSettings(Settings):
     """file: only. Start again at the end."""
     realtime: bool = True
     """file: only. False reads as fast as possible."""
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[str, str], AfterValidator(_labels)] = {}
     """Carried by this stream's alerts."""
 
 

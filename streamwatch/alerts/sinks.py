@@ -63,6 +63,7 @@ class _HttpSink:
     """Common to the sinks that post JSON."""
 
     def __init__(self, url: str, timeout: float) -> None:
+        self._timeout = timeout
         # httpx writes each request's URL to the log, and a webhook's path is often its password.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         self._url = url
@@ -71,15 +72,22 @@ class _HttpSink:
     async def _post(self, body: Any, headers: Mapping[str, str]) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
-            response = await self._client.post(
-                self._url, content=content, headers={"Content-Type": "application/json", **headers}
-            )
+            # The status is all that counts: an answer that never ends, such as a camera's pictures, must not be read.
+            async with (
+                asyncio.timeout(self._timeout),
+                self._client.stream(
+                    "POST", self._url, content=content, headers={"Content-Type": "application/json", **headers}
+                ) as response,
+            ):
+                status = response.status_code
+        except TimeoutError as error:
+            raise DeliveryFailed(f"no answer within {self._timeout:g} s") from error
         except httpx.HTTPError as error:
             raise DeliveryFailed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
         except (httpx.InvalidURL, ValueError) as error:
             raise DeliveryFailed("the URL cannot be used", retryable=False) from error
-        if not response.is_success:
-            raise DeliveryFailed(f"answered {response.status_code}", retryable=response.status_code not in REFUSED)
+        if not httpx.codes.is_success(status):
+            raise DeliveryFailed(f"answered {status}", retryable=status not in REFUSED)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -117,10 +117,14 @@ def _sqlite(url: str, path: str | None) -> AsyncEngine:
             raise StorageError(f"{Path(path).parent}: cannot be made: {error.strerror or error}") from error
     engine = create_async_engine(url)
     event.listen(engine.sync_engine, "connect", _pragmas)
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
 
 
 def _pragmas(connection: Any, _: Any) -> None:
+    # Transactions are ours (`begin`): the driver's own leave out what makes tables, so that a kill within a migration
+    # would leave some of them behind.
+    connection.isolation_level = None
     cursor = connection.cursor()
     # FULL: an alert that was recorded is on the disk. Scores come in batches, so that this costs one sync a second.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):

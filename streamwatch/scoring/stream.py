@@ -27,6 +27,8 @@ from streamwatch.scoring.window import Rate, Sample, TrackWindow, trimmed_mean
 EXPECTED_FRAMES = 10
 """At low rates the window grows until it should hold so many frames."""
 
+_SEVERITY = (Verdict.UNKNOWN, Verdict.REAL, Verdict.SUSPECT, Verdict.FAKE)
+
 
 @dataclass(frozen=True, slots=True)
 class Levelling:
@@ -155,7 +157,8 @@ class StreamScoring:
         tracks = tuple(self._track(track, now.mono, newest.get(track)) for track in sorted(self._windows))
         confirmed = [t for t in tracks if t.confirmed]
         known = [t for t in confirmed if t.score is not None]
-        worst = max(known, key=lambda t: t.score or 0.0, default=None)
+        # Hysteresis is a face's own: by the score alone the stream's verdict would flicker between two of them.
+        worst = max(known, key=lambda t: (_SEVERITY.index(t.verdict), t.score or 0.0), default=None)
         shown = worst or max(confirmed, key=lambda t: t.coverage, default=None)
         logits = [t.logit for t in confirmed if t.logit is not None]
         return StreamScore(

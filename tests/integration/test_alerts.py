@@ -4,12 +4,14 @@ latency."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import itertools
 import json
 import logging
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from streamwatch.alerts.rules import RuleEngine
 from streamwatch.alerts.sinks import make_sinks
 from streamwatch.config import AlertSettings, SinkSettings
 from streamwatch.domain import AlertKind, Severity, Verdict
-from streamwatch.errors import ConfigError
+from streamwatch.errors import ConfigError, DeliveryFailed
 from streamwatch.history.store import History
 from streamwatch.observer import NullObserver
+from streamwatch.protocols import Delivery
 from streamwatch.results import Desk, Results
 from streamwatch.server.hub import Hub
 from tests.fakes.alerting import dispatching, hook, now, opened, resolved, until
@@ -290,6 +293,50 @@ async def test_a_record_that_the_database_refuses_holds_up_no_other(history: His
         assert dispatcher.statistics.unrecorded == 0
         assert dispatcher.statistics.lost == 1
     assert (await history.alerts.alert("a2")).active
+
+
+@pytest.mark.parametrize(
+    ("first", "outcome"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Type: video/x-motion-jpeg\r\n\r\n", "delivered"),
+        (b"HTTP/1.1 200 OK\r\nX-Never: ", "fails"),
+    ],
+    ids=["pictures without end", "headers without end"],
+)
+async def test_an_answer_that_never_ends_holds_no_sink(history: History, first: bytes, outcome: str) -> None:
+    """The URL of a camera's pictures, say: each read is quick, and there is always more to read."""
+    gone, ended = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(first)
+        with contextlib.suppress(ConnectionError):
+            while not gone.is_set():
+                writer.write(b"x" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = SinkSettings.model_validate({"kind": "webhook", "url": f"http://127.0.0.1:{port}/", "timeout": 1.0})
+    sink = make_sinks({"hook": settings})["hook"]
+    began = time.monotonic()
+    try:
+        if outcome == "delivered":
+            await sink.send([Delivery(1, "hook", opened("a1"), 1, 0, 0.0, 0.0)])
+        else:
+            with pytest.raises(DeliveryFailed):
+                await sink.send([Delivery(1, "hook", opened("a1"), 1, 0, 0.0, 0.0)])
+    finally:
+        await sink.close()
+        gone.set()
+        await ended.wait()
+        server.close()
+    assert time.monotonic() - began < 3.0
 
 
 async def test_no_secret_of_a_sink_is_logged(

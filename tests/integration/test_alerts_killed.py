@@ -63,7 +63,7 @@ async def recorded(directory: Path) -> dict[str, list[str]]:
     [
         2,
         pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
-        pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+        pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
     ],
 )
 def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -227,3 +228,15 @@ def test_whatever_comes_the_verdict_is_sound(steps: list[tuple[str, float, float
                 worst = next(t for t in score.tracks if t.track == score.worst_track)
                 assert worst.confirmed
                 assert worst.score == max(t.score for t in score.tracks if t.confirmed and t.score is not None)
+
+
+def test_two_faces_at_the_threshold_do_not_make_the_streams_verdict_flicker() -> None:
+    """One is still FAKE by its hysteresis, the other SUSPECT, and which has the higher score changes all the time."""
+    driver = Driver(fps=5.0, window=2.0)
+    driver.frames(60, [FACE, OTHER], [1.4, -1.4])
+    near = math.log(0.67 / 0.33)
+    wave = [0.05 * math.sin(step / 9) for step in range(240)]
+    scores = [driver.frame([FACE, OTHER], [near + height, near - height]) for height in wave][80:]
+    assert {tuple(t.verdict for t in score.tracks) for score in scores} == {(Verdict.FAKE, Verdict.SUSPECT)}
+    assert {score.verdict for score in scores} == {Verdict.FAKE}
+    assert {score.worst_track for score in scores} == {1}
