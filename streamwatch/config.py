@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
 
 from streamwatch.configfile import environment, merge, read_yaml, variable_of
 from streamwatch.domain import Severity
@@ -21,6 +23,7 @@ from streamwatch.errors import ConfigError
 
 OWN_LABELS = frozenset({"tracks", "resolved", "supplements", "interrupted", "detector_drift"})
 """What the service says of an alert by labels, so that no stream's own may be called so."""
+_OF_ALL = "a detector_drift rule speaks of all streams together"
 SLUG = re.compile(r"^[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?$")
 
 
@@ -34,6 +37,12 @@ def _labels(value: dict[str, str]) -> dict[str, str]:
     own = sorted(OWN_LABELS & value.keys())
     if own:
         raise ValueError(f"{', '.join(own)}: is set by the service itself")
+    return value
+
+
+def _threshold(value: float | None, info: ValidationInfo) -> float | None:
+    if value is not None and not value > 0 and info.data.get("kind") in ("cusum", "detector_drift"):
+        raise PydanticCustomError("too_low", "must be greater than 0")  # what never rises would alarm
     return value
 
 
@@ -180,8 +189,8 @@ class RuleSettings(Settings):
 
     kind: Literal["window", "cusum", "stream_down", "stream_stale", "no_face_for", "detector_drift", "canary"]
     severity: Severity = Severity.WARNING
-    threshold: float | None = None
-    """window: score, None for the stream's own. cusum: of the accumulated state."""
+    threshold: Annotated[float | None, AfterValidator(_threshold)] = None
+    """window: score, None for the stream's own. cusum: of the accumulated state. detector_drift: logits."""
     release: float | None = None
     """Resolves below this. None: threshold minus scoring.hysteresis (window), half the threshold (cusum)."""
     for_: Annotated[float, Field(ge=0)] = Field(default=0.0, alias="for")
@@ -194,7 +203,7 @@ class RuleSettings(Settings):
     drift: float = 0.0
     """cusum: subtracted from each clipped logit."""
     streams: tuple[str, ...] | None = None
-    """Only these; None: all."""
+    """Only these; None: all. Not for detector_drift, which speaks of all streams together."""
     enabled: bool = True
 
 
@@ -248,6 +257,7 @@ DEFAULT_RULES: dict[str, Any] = {
     "stream-stale": {"kind": "stream_stale", "severity": "warning", "for": 10.0},
     "detector-drift": {"kind": "detector_drift", "severity": "warning"},
 }
+"""Always there; what a configuration says of one of them goes over it (`enabled: false`: off)."""
 
 
 class AlertSettings(Settings):
@@ -316,20 +326,11 @@ class Config(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 
-    @model_validator(mode="after")
-    def _references(self) -> Config:
-        for stream, rules in self.alerts.overrides.items():
-            if self.streams and stream not in self.streams:
-                raise ValueError(f"alerts.overrides.{stream}: there is no such stream")
-            for rule in rules:
-                if rule not in self.alerts.rules:
-                    raise ValueError(f"alerts.overrides.{stream}.{rule}: there is no such rule")
-        return self
-
 
 def json_schema() -> dict[str, Any]:
     """The published schema (JSON Schema 2020-12) of the configuration file."""
     schema = Config.model_json_schema(by_alias=True)
+    del schema["$defs"]["RuleSettings"]["required"]  # the kind of a default rule is known
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "StreamWatch configuration"}
 
 
@@ -337,18 +338,49 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     """The settings of a file (None: defaults) under the environment's overrides. Raises ConfigError with all faults."""
     data = read_yaml(path) if path is not None else {}
     over = environment(os.environ if environ is None else environ)
-    return parse(merge(data, over), source=str(path) if path is not None else "environment", over=over)
+    return parse(data, source=str(path) if path is not None else "environment", over=over)
 
 
 def parse(data: Mapping[str, Any], source: str = "configuration", over: Mapping[str, Any] | None = None) -> Config:
-    """Raises ConfigError: one line a fault, `source: path: what`. Values never appear, they may be secrets.
-
-    `over` are those of the values that the environment gave: a fault of theirs names the variable.
-    """
+    """Raises ConfigError: one line a fault, `source: path: what`. Values never appear, they may be secrets. `over` is
+    what the environment says, and goes over `data`: a fault of it names the variable."""
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(merge(_with_default_rules(data), over or {}))
     except ValidationError as error:
         raise ConfigError(*(f"{place}: {fault}" for place, fault in _faults(error, source, over or {}))) from None
+    if unheeded := [*_unheeded(config)]:
+        raise ConfigError(*(f"{source}: alerts.{fault}" for fault in unheeded))
+    return config
+
+
+def _with_default_rules(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rules over the default ones, by name and field: naming one keeps the others, and what it does not say."""
+    alerts = data.get("alerts", {})
+    rules = alerts.get("rules", {}) if isinstance(alerts, Mapping) else None
+    if not isinstance(rules, Mapping):
+        return data  # of the wrong type, which is told with all other faults
+    own = {n: {**DEFAULT_RULES.get(n, {}), **rule} if isinstance(rule, Mapping) else rule for n, rule in rules.items()}
+    return {**data, "alerts": {**alerts, "rules": {**DEFAULT_RULES, **own}}}
+
+
+def _unheeded(config: Config) -> Iterator[str]:
+    """What is said of streams and rules that are not there, or where nothing heeds it. A rule that is off may name what
+    it likes; and where no stream is configured all are the API's, whose names nobody knows yet."""
+    alerts, known, absent = config.alerts, config.streams, "there is no such stream"
+    named = [(f"rules.{name}", rule.streams) for name, rule in alerts.rules.items() if rule.enabled]
+    named += [(f"silences.{name}", silence.streams) for name, silence in alerts.silences.items()]
+    for place, streams in named:
+        yield from (f"{place}.streams: {stream}: {absent}" for stream in streams or () if known and stream not in known)
+    drifts = [name for name, rule in alerts.rules.items() if rule.kind == "detector_drift"]
+    yield from (f"rules.{name}.streams: {_OF_ALL}" for name in drifts if alerts.rules[name].streams is not None)
+    for stream, changes in alerts.overrides.items():
+        if known and stream not in known:
+            yield f"overrides.{stream}: {absent}"
+        for name, fields in changes.items():
+            if name not in alerts.rules:
+                yield f"overrides.{stream}.{name}: there is no such rule"
+            elif name in drifts or fields.get("kind") == "detector_drift":
+                yield f"overrides.{stream}.{name}: {_OF_ALL}"
 
 
 def _faults(error: ValidationError, source: str, over: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """The Prometheus implementation of Observer: its own registry, one prefix, base units, labels from bounded sets only.
 
 A stream's series begin with its first status and end with its removal; a count that a thread delivers late brings
-nothing back. A score is absent while it is unknown, and when none came for `stale_after` seconds whatever the reason.
+nothing back. A score is absent while it is unknown, and when none came for `stale_after` seconds whatever the reason;
+for longer where frames come more seldom.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
+from streamwatch.alerts.readings import ScoredTime
 from streamwatch.domain import (
     AlertEvent,
     AlertPhase,
@@ -48,7 +50,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._stale_after = stale_after
         self._clock = clock
-        self._scored_at: dict[str, float] = {}
+        self._spent: dict[str, ScoredTime] = {}
         self._active: dict[str, str] = {}
         """alert id -> stream"""
         self._review_counts: ReviewCounts | None = None
@@ -122,13 +124,11 @@ class Metrics:
             return
         self._threshold.labels(stream).set(score.threshold)
         self._coverage.labels(stream).set(score.coverage)
+        spent = self._spent.setdefault(stream, ScoredTime(self._stale_after))
+        self._scored.labels(stream).inc(spent.add(score, self._clock()))
         if score.score is None:
             self._forget_score(stream)
             return
-        now, before = self._clock(), self._scored_at.get(stream)
-        if before is not None and now - before <= self._stale_after:
-            self._scored.labels(stream).inc(max(0.0, now - before))
-        self._scored_at[stream] = now
         self._score.labels(stream).set(score.score)
         worst = next((track for track in score.tracks if track.track == score.worst_track), None)
         for member, value in (worst.members if worst else {}).items():
@@ -177,7 +177,7 @@ class Metrics:
             self._removed.popitem(last=False)
         self._known.discard(stream)
         self._decoded_of.pop(stream, None)
-        self._scored_at.pop(stream, None)
+        self._spent.pop(stream, None)
         self._active = {alert: of for alert, of in self._active.items() if of != stream}
         for metric in self._of_stream:
             metric.remove_by_labels({"stream": stream})
@@ -208,14 +208,16 @@ class Metrics:
                 self._reviews.labels(stream, review.value).set(counts.get(review, 0))
 
     def _forget_score(self, stream: str) -> None:
-        self._scored_at.pop(stream, None)
+        if (spent := self._spent.get(stream)) is not None:
+            spent.end()
         self._score.remove_by_labels({"stream": stream})
         self._member.remove_by_labels({"stream": stream})
 
     def _drop_stale_scores(self) -> None:
-        limit = self._clock() - self._stale_after
-        for stream in [name for name, at in list(self._scored_at.items()) if at < limit]:
-            self._forget_score(stream)
+        now = self._clock()
+        for stream, spent in list(self._spent.items()):
+            if (until := spent.until) is not None and until < now:
+                self._forget_score(stream)
 
     def _streams_metrics(self) -> None:
         self._up = self._gauge("stream_up", "Whether frames arrive from the stream.", _STREAM)

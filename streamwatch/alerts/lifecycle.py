@@ -82,8 +82,8 @@ class Slot:
         after = replace(
             before,
             value=before.value if value is None else value,
-            updated_at=_after(now, before),
-            resolved_at=_after(now, before),
+            updated_at=after_update(now, before),
+            resolved_at=after_update(now, before),
             # Who heard of it must hear that it is over, maintenance or not.
             silenced=before.silenced and not self._told,
             labels={**before.labels, "resolved": why},
@@ -96,7 +96,7 @@ class Slot:
         if before is None or labels.items() <= before.labels.items():
             return None
         now = self._now = max(at, self._now)
-        self.alert = replace(before, updated_at=_after(now, before), labels={**before.labels, **labels})
+        self.alert = replace(before, updated_at=after_update(now, before), labels={**before.labels, **labels})
         return AlertEvent(AlertPhase.UPDATED, before, self.alert)
 
     def _open(self, now: Instant, reading: Reading, silenced: bool, labels: Mapping[str, str]) -> AlertEvent:
@@ -144,7 +144,7 @@ class Slot:
         self._told |= not silenced
         self.alert = replace(
             before,
-            updated_at=_after(now, before),
+            updated_at=after_update(now, before),
             value=reading.value,
             peak=max(before.peak, reading.value),
             summary=reading.summary or before.summary,
@@ -154,10 +154,10 @@ class Slot:
         return AlertEvent(AlertPhase.UPDATED, before, self.alert)
 
 
-def _after(now: Instant, before: Alert) -> Instant:
-    """Now, on a wall clock that does not go back within one alert, whatever the machine's does: receivers order by
-    it."""
-    return Instant(now.mono, max(now.wall, before.updated_at.wall))
+def after_update(now: Instant, before: Alert) -> Instant:
+    """Now, on a wall clock that goes on by a millisecond at least with each word on one alert, whatever the machine's
+    does: receivers order by it, and know an event by it."""
+    return Instant(now.mono, max(now.wall, before.updated_at.wall + 0.001))
 
 
 def _tracks(alert: Alert) -> set[int]:

@@ -83,3 +83,36 @@ class Intervals:
         """Seconds after which two records in a row did not come; scoring waits for frames about as long. One gap among
         shorter ones is no interval. Before there is any, the window tells: at low rates it spans ten frames."""
         return 2.5 * (median_low(self._gaps) if self._gaps else self._window / 10)
+
+
+class ScoredTime:
+    """The time in which one stream had a score: from each record with a score to the next, where that came when it was
+    due or within `gap` seconds. What is longer was a pause."""
+
+    def __init__(self, gap: float) -> None:
+        self._gap = gap
+        self._intervals = Intervals()
+        self._span: tuple[float, float] | None = None
+        """when the newest score came, and up to when the next one is awaited"""
+
+    def add(self, score: StreamScore, at: float) -> float:
+        """Seconds since the record before. `at` is the record's time on whatever clock is counted by."""
+        self._intervals.heard(score)
+        if score.score is None:
+            self.end()
+            return 0.0
+        since, until = self._span or (at, at)
+        if at < since:  # a record that came late: that time is counted
+            return 0.0
+        self._span = at, at + max(self._gap, self._intervals.missed)
+        return at - since if at <= until else 0.0
+
+    def end(self) -> None:
+        """The stream has no score any more."""
+        self._span = None
+
+    @property
+    def until(self) -> float | None:
+        """Up to when the newest score holds if none follows; None where there is none."""
+        span = self._span  # read once: others may ask from their threads
+        return None if span is None else span[1]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from streamwatch.alerts.conditions import Canary, for_stream
 from streamwatch.alerts.drift import DriftCondition
-from streamwatch.alerts.lifecycle import Identity, Slot
+from streamwatch.alerts.lifecycle import Identity, Slot, after_update
 from streamwatch.alerts.readings import Condition, Mood, Reading
 from streamwatch.alerts.silences import parse_silences
 from streamwatch.config import AlertSettings, RuleSettings
@@ -131,10 +131,11 @@ class RuleEngine:
                 if slot is not None:
                     slot.cool(alert.resolved_at.wall, now)
             elif slot is None or slot.alert is not None:
+                at = after_update(now, alert)
                 gone = replace(
                     alert,
-                    resolved_at=now,
-                    updated_at=now,
+                    resolved_at=at,
+                    updated_at=at,
                     labels={**alert.labels, "resolved": "rule removed" if slot is None else "superseded"},
                 )
                 events.append(AlertEvent(AlertPhase.RESOLVED, alert, gone))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Table, case, func, insert, select
+from sqlalchemy import Table, insert, select
 
 from streamwatch.history.database import Database
 from streamwatch.history.rows import Row
@@ -74,16 +74,3 @@ class ScoreTable:
             )
             for row in reversed(rows)
         ]
-
-    async def scored_hours(self, since: float, gap: float = 5.0) -> dict[str, float]:
-        """stream -> hours with a score since then: what false alarms are counted against. Gaps longer than `gap`
-        seconds are left out."""
-        step = scores.c.at - func.lag(scores.c.at).over(partition_by=scores.c.stream, order_by=scores.c.at)
-        steps = select(scores.c.stream, scores.c.span, step.label("step")).where(
-            scores.c.at >= since, scores.c.score.is_not(None)
-        )
-        inner = steps.subquery()
-        seconds = case((inner.c.span > 0, inner.c.span), (inner.c.step <= gap, inner.c.step), else_=0.0)
-        query = select(inner.c.stream, func.sum(seconds) / 3600.0).group_by(inner.c.stream)
-        async with self._database.reading() as connection:
-            return {stream: float(hours or 0.0) for stream, hours in await connection.execute(query)}

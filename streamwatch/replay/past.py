@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from streamwatch.config import HistorySettings
 from streamwatch.domain import (
+    Alert,
     AlertKind,
     Box,
     Instant,
@@ -28,6 +31,8 @@ from streamwatch.history.store import History
 from streamwatch.replay.records import Record
 
 PAGE = 20_000
+SPAN = 3600.0
+"""Seconds that are read of all streams before what follows them."""
 MARGIN = 30.0
 """Seconds before and after a confirmed alert that are left out too."""
 
@@ -51,40 +56,53 @@ class Past:
     def __init__(self, settings: HistorySettings, days: float, wanted: Callable[[str], bool]) -> None:
         _must_be_there(settings)
         self._settings = settings
-        self._since = time.time() - days * 86_400.0
+        self._until = time.time()  # so that each reading gives the same
+        self._since = self._until - days * 86_400.0
         self._wanted = wanted
         self.thinned_hours = 0.0
         """scored hours that the last reading left out, since one row a minute is all that is kept of them"""
 
     def __call__(self) -> Iterator[Record]:
+        """In order of time."""
         self.thinned_hours = 0.0
         with asyncio.Runner() as runner:
             history = History(self._settings)
             try:
-                for stream in filter(self._wanted, runner.run(history.scores.streams(self._since))):
-                    yield from self._stream(runner, history, stream)
+                yield from self._read(runner, history)
             finally:
                 runner.run(history.close())
 
-    def _stream(self, runner: asyncio.Runner, history: History, stream: str) -> Iterator[Record]:
-        fakes = [
-            (a.opened_at.wall - MARGIN, (a.resolved_at or a.updated_at).wall + MARGIN)
-            for a in runner.run(history.alerts.query(_Confirmed(stream)))
-        ]
-        until, seq = time.time(), 0
-        pages: list[list[ScorePoint]] = []
-        while page := runner.run(history.scores.points(stream, self._since, until, PAGE)):
-            pages.append(page)
-            until = page[0].at
-        for page in reversed(pages):
-            for point in page:
-                if any(start <= point.at <= end for start, end in fakes):
+    def _read(self, runner: asyncio.Runner, history: History) -> Iterator[Record]:
+        streams = list(filter(self._wanted, runner.run(history.scores.streams(self._since))))
+        fakes = {stream: [_span(a) for a in runner.run(history.alerts.query(_Confirmed(stream)))] for stream in streams}
+        numbers: Counter[str] = Counter()
+        for step in range(math.ceil((self._until - self._since) / SPAN)):
+            start = self._since + step * SPAN
+            end = min(start + SPAN, self._until)
+            points = [(s, point) for s in streams for point in _points(runner, history, s, start, end)]
+            for stream, point in sorted(points, key=lambda pair: pair[1].at):
+                if any(begin <= point.at <= over for begin, over in fakes[stream]):
                     continue
                 if point.low is not None:
                     self.thinned_hours += THIN_SPAN / 3600.0
                     continue
-                seq += 1
-                yield _record(stream, seq, point)
+                numbers[stream] += 1
+                yield _record(stream, numbers[stream], point)
+
+
+def _span(alert: Alert) -> tuple[float, float]:
+    """Between which wall times the stream showed a fake. One whose alert is open still does, whenever it was last
+    told."""
+    end = alert.resolved_at.wall if alert.resolved_at is not None else math.inf
+    return alert.opened_at.wall - MARGIN, end + MARGIN
+
+
+def _points(runner: asyncio.Runner, history: History, stream: str, since: float, until: float) -> list[ScorePoint]:
+    pages: list[list[ScorePoint]] = []
+    while page := runner.run(history.scores.points(stream, since, until, PAGE)):
+        pages.append(page)
+        until = page[0].at
+    return [point for page in reversed(pages) for point in page]
 
 
 def _must_be_there(settings: HistorySettings) -> None:

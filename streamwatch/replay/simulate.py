@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from streamwatch.alerts.readings import ScoredTime
 from streamwatch.alerts.rules import RuleEngine, rules_of
 from streamwatch.config import AlertSettings, ScoringSettings
 from streamwatch.domain import Alert, AlertEvent, AlertPhase, Instant, StreamScore, TrackScore
@@ -14,9 +15,9 @@ from streamwatch.replay.records import Record
 
 TICK = 1.0
 MAX_GAP = 5.0
-"""Seconds: a longer silence is not counted as scored time."""
-MAX_TICKS = 120
-"""Ticks over one silence: longer ones hold nothing that the rules would still wait for."""
+"""Seconds: a longer silence is not counted as scored time, unless the stream's frames come as seldom."""
+MAX_TICKS = 180
+"""Ticks over one silence, beyond what the rules say: longer ones hold nothing that they would still wait for."""
 
 
 @dataclass(slots=True)
@@ -51,7 +52,8 @@ class Simulation:
         self._lost_after = scoring.lost_after
         ids = itertools.count(1)
         self._engine = RuleEngine(settings, hysteresis=scoring.hysteresis, new_id=lambda: str(next(ids)))
-        self._last: dict[str, float] = {}
+        self._ticks = MAX_TICKS + int(_longest_wait(settings) / TICK)
+        self._spent: dict[str, ScoredTime] = {}
         self._tracks: dict[str, dict[int, tuple[float, TrackScore]]] = {}
         self._now: float | None = None
         self._watching: dict[str, list[str]] = {}
@@ -77,7 +79,7 @@ class Simulation:
         if self._now is None or at.mono < self._now:
             self._now = max(at.mono, self._now or at.mono)
             return
-        steps = min(MAX_TICKS, int((at.mono - self._now) / TICK))
+        steps = min(self._ticks, int((at.mono - self._now) / TICK))
         for step in range(1, steps + 1):
             moment = self._now + step * TICK
             self._note(self._engine.on_tick(Instant(moment, moment)))
@@ -102,13 +104,9 @@ class Simulation:
         return replace(score, tracks=(*score.tracks, *unseen)) if unseen else score
 
     def _count(self, score: StreamScore) -> None:
-        before = self._last.get(score.stream)
-        if score.score is None:
-            self._last.pop(score.stream, None)
-            return
-        self._last[score.stream] = score.at.mono
-        if before is not None and 0 < score.at.mono - before <= MAX_GAP:
-            self._spend(score.stream, (score.at.mono - before) / 3600.0)
+        spent = self._spent.setdefault(score.stream, ScoredTime(MAX_GAP))
+        if (seconds := spent.add(score, score.at.mono)) > 0:
+            self._spend(score.stream, seconds / 3600.0)
 
     def _spend(self, stream: str, hours: float) -> None:
         """Each rule answers for its own streams: hours that it never saw prove nothing of it."""
@@ -139,6 +137,12 @@ class Simulation:
             elif event.phase is AlertPhase.RESOLVED:
                 self.outcome.closed[event.after.id] = event.after
                 self._open.discard(key)
+
+
+def _longest_wait(settings: AlertSettings) -> float:
+    """Seconds for which a rule may wait until it opens or resolves."""
+    own = [rule for stream in settings.overrides for rule in rules_of(settings, stream).values()]
+    return max((rule.for_ + rule.resolve_after for rule in [*settings.rules.values(), *own]), default=0.0)
 
 
 def upper_bound(events: int, hours: float, confidence: float = 0.95) -> float:

@@ -3,7 +3,7 @@
 The records are taken to show real people alone, so every alert is a false one. (From a service's history, `--history`,
 alerts that an operator confirmed are left out.) What T hours cannot prove is refused: without a single false alarm they
 leave a rate of 3 / T possible. A threshold at which the rule hardly opens because it hardly closes is refused
-too.
+too. What is printed is a configuration: the rule as it was tried, and what it was tried on as comments.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from streamwatch.config import AlertSettings, Config, RuleSettings, ScoringSettings, load
 from streamwatch.errors import ConfigError
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     source = _source(args, config, rule)
     tuning = tune(source, args.rule, config, args.false_alarms_per_hour)
     if isinstance(source, Past) and source.thinned_hours:
-        print(
+        _say(
             f"{source.thinned_hours:.2f} older scored hours are left out: the history keeps one row a minute of what is"
             f" older than history.downsample_after_hours ({config.history.downsample_after_hours:g})"
         )
@@ -126,12 +128,16 @@ def watched_by(config: Config, name: str) -> Callable[[str], bool]:
 def _try(
     source: Source, rule: RuleSettings, scoring: ScoringSettings, threshold: float, watched: Callable[[str], bool]
 ) -> Trial:
-    tried = rule.model_copy(update={"threshold": threshold, "release": None, "enabled": True})
     records = (record for record in source() if watched(record.stream))
-    outcome = Simulation(AlertSettings(rules={"rule": tried}), scoring).feed(records)
+    outcome = Simulation(AlertSettings(rules={"rule": _with(rule, threshold)}), scoring).feed(records)
     time = outcome.rules.get("rule", Watched())
     share = time.in_alarm / time.hours if time.hours else 0.0
     return Trial(threshold, len(outcome.opened), time.hours, share, tuple(sorted(outcome.hours)))
+
+
+def _with(rule: RuleSettings, threshold: float) -> RuleSettings:
+    """The rule as it is tried. A release of before may lie above the threshold."""
+    return rule.model_copy(update={"threshold": threshold, "release": None, "enabled": True})
 
 
 def _source(args: argparse.Namespace, config: Config, rule: RuleSettings) -> Source:
@@ -149,27 +155,27 @@ def _report(tuning: Tuning, name: str, rule: RuleSettings, wanted: float) -> int
     hours, streams = tuning.trials[0].hours, tuning.trials[0].streams
     floor = upper_bound(0, hours)
     of = ", ".join(streams) if 0 < len(streams) <= 4 else f"{len(streams)} streams"
-    print(
+    _say(
         f"{hours:.2f} scored hours of {of}; without any false alarm they prove at best {floor:.3g} per hour (3/T, 95 %)"
     )
     for trial in tuning.trials:
-        print(
+        _say(
             f"  threshold {trial.threshold:g}: {trial.alarms} alarms, at most {trial.bound:.3g} per hour (95 %),"
             f" in alarm {3600.0 * trial.in_alarm:.3g} s an hour"
         )
+    if tuning.best is not None:
+        tuned = _with(rule, tuning.best.threshold).model_dump(mode="json", by_alias=True)
+        print(yaml.safe_dump({"alerts": {"rules": {name: tuned}}}, sort_keys=False), end="")
+        return 0
+    why = f"no threshold keeps below {wanted:g} per hour on these records, and in alarm for no more than"
+    why += f" {wanted * LASTING:g} s an hour"
     if floor > wanted:
         need = upper_bound(0, 1.0) / wanted
-        print(
-            f"refused: {wanted:g} per hour needs at least {need:.0f} scored hours without a false alarm",
-            file=sys.stderr,
-        )
-        return 1
-    if tuning.best is None:
-        print(
-            f"refused: no threshold keeps below {wanted:g} per hour on these records, and in alarm for no more than"
-            f" {wanted * LASTING:g} s an hour",
-            file=sys.stderr,
-        )
-        return 1
-    print(f"alerts:\n  rules:\n    {name}:\n      kind: {rule.kind}\n      threshold: {tuning.best.threshold:g}")
-    return 0
+        why = f"{wanted:g} per hour needs at least {need:.0f} scored hours without a false alarm"
+    print(f"refused: {why}", file=sys.stderr)
+    return 1
+
+
+def _say(text: str) -> None:
+    """A comment of the configuration that is printed."""
+    print(f"# {text}")

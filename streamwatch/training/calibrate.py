@@ -7,6 +7,7 @@ other half stays for the figures.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +19,25 @@ import numpy.typing as npt
 import torch
 
 from streamwatch.domain import Floats
+from streamwatch.errors import ConfigError
 from streamwatch.inference.ensemble import Ensemble, load_ensemble
-from streamwatch.inference.weights import bundled_directory, find_set
+from streamwatch.inference.weights import Fusion, find_set
 from streamwatch.training.bundle import read_raw_manifest, write_set
 from streamwatch.training.clips import Sampling, all_clip_faces, split_groups
-from streamwatch.training.heldout import Labelled, find_reconstruct, held_out
+from streamwatch.training.faces import faces_folder
+from streamwatch.training.heldout import CALIBRATION_SEED, Labelled, find_reconstruct, held_out
 from streamwatch.training.layouts import find_clips
 from streamwatch.training.metrics import fit_temperature, sigmoid, threshold_at
 from streamwatch.training.own import bundled_finder
-from streamwatch.training.scored import ScoredClip, score_clips, score_crops
+from streamwatch.training.provenance import as_asked
+from streamwatch.training.scored import (
+    ScoredClip,
+    clips_of,
+    fused_logits,
+    refuse_foreign_crop,
+    score_clips,
+    score_crops,
+)
 
 LARGEST_TEMPERATURE = 50.0
 
@@ -50,7 +61,7 @@ class Evidence:
     clips: Sequence[ScoredClip]
 
 
-def calibrate(evidence: Evidence, false_alarm_rate: float) -> Calibration:
+def calibrate(evidence: Evidence, false_alarm_rate: float, fusion: Fusion = "logit_mean") -> Calibration:
     """Platt scaling per member, faces and clips weighing the same and reals and fakes too; then the threshold that at
 
     most `false_alarm_rate` of the real examples reach: real faces and real clips' windows weighing the same."""
@@ -63,9 +74,10 @@ def calibrate(evidence: Evidence, false_alarm_rate: float) -> Calibration:
     fitted = [fit_temperature(labels, column, weights) for column in logits.T]
     temperatures = tuple(min(LARGEST_TEMPERATURE, temperature) for temperature, _ in fitted)
     biases = tuple(bias for _, bias in fitted)
-    reals, spreads = _real_examples(evidence, np.array(temperatures), np.array(biases))
-    threshold = threshold_at(sigmoid(reals), false_alarm_rate)
-    return Calibration(temperatures, biases, min(0.99, threshold), float(np.percentile(spreads, 99)))
+    members, shares = _real_examples(evidence, np.array(temperatures), np.array(biases))
+    threshold = threshold_at(sigmoid(fused_logits(members, fusion)), false_alarm_rate, shares)
+    spreads = np.ptp(members, axis=1)
+    return Calibration(temperatures, biases, min(0.99, threshold), _percentile(spreads, shares, 99))
 
 
 def _balanced(labels: npt.NDArray[np.int64], source: Floats) -> npt.NDArray[np.float64]:
@@ -80,19 +92,27 @@ def _balanced(labels: npt.NDArray[np.int64], source: Floats) -> npt.NDArray[np.f
 
 def _real_examples(
     evidence: Evidence, temperatures: npt.NDArray[np.float64], biases: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Fused logits and members' spreads of real faces and of real clips' windows, repeated to weigh the same."""
-    faces = (evidence.logits[evidence.labels == 0] + biases) / temperatures
-    windows = []
+) -> tuple[Floats, npt.NDArray[np.float64]]:
+    """Members' calibrated logits (N, M) of real faces and of real clips' windows, and each one's weight: faces and
+
+    windows weigh the same."""
+    rows = [((evidence.logits[evidence.labels == 0] + biases) / temperatures).astype(np.float32)]
+    windows: list[Floats] = []
     for scored in evidence.clips:
         if scored.clip.label == 0:
             adjusted = replace(scored, members=((scored.members + biases) / temperatures).astype(np.float32))
             windows += [members for _, members in adjusted.windows()]
-    rows = [faces]
     if windows:
-        rows += [np.stack(windows)] * max(1, round(len(faces) / len(windows)))
-    members = np.concatenate(rows)
-    return members.mean(1), np.ptp(members, axis=1)
+        rows.append(np.stack(windows))
+    shares = np.concatenate([np.full(len(part), 1.0 / len(part)) for part in rows if len(part)])
+    return np.concatenate(rows), shares
+
+
+def _percentile(values: npt.NDArray[np.floating], weights: npt.NDArray[np.float64], percent: float) -> float:
+    """The lowest value that at least `percent` of the weights do not exceed."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][int(np.argmax(reached >= percent / 100 - 1e-9))])
 
 
 def gather(ensemble: Ensemble, faces: Labelled, clips: Sequence[ScoredClip]) -> Evidence:
@@ -123,30 +143,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
-    directory = bundled_directory() if args.weights == "bundled" else Path(args.weights)
+    if args.pairs < 1 or not 0 <= args.false_alarms < 1 or args.rate <= 0:
+        raise ConfigError("calibrate: needs --pairs of at least 1, --false-alarms of 0 to 1, and --rate above 0")
     weights = find_set(args.weights)
+    refuse_foreign_crop(weights)
     ensemble = uncalibrated(load_ensemble(weights))
-    clips = find_clips(args.clips or args.data_dir / "clips" / "clips.csv")
-    choose, _ = split_groups(clips)
-    finder, version = bundled_finder()
-    sampling = Sampling(args.rate, 0, ensemble.crop_size)
-    chosen = [clip for clip in clips if clip.group in choose]
-    scored = score_clips(ensemble, all_clip_faces(chosen, finder, sampling, args.cache, version))
-    faces = held_out(args.data_dir / "faces", args.pairs, ensemble.crop_size, find_reconstruct(args.autoencoders))
-    calibration = calibrate(gather(ensemble, faces, scored), args.false_alarms)
-    record = read_raw_manifest(directory)["sets"][weights.name]
-    write_set(directory, weights.name, calibrated_record(record, calibration, args.false_alarms))
+    scored: list[ScoredClip] = []
+    table = clips_of(args.data_dir, args.clips)
+    if table is not None:
+        clips = find_clips(table)
+        choose, _ = split_groups(clips)
+        finder, version = bundled_finder()
+        sampling = Sampling(args.rate, 0, ensemble.crop_size)
+        chosen = [clip for clip in clips if clip.group in choose]
+        scored = score_clips(ensemble, all_clip_faces(chosen, finder, sampling, args.cache, version))
+    reconstruct = find_reconstruct(args.autoencoders)
+    folder = faces_folder(args.data_dir)
+    faces = held_out(folder, args.pairs, ensemble.crop_size, reconstruct, CALIBRATION_SEED)
+    calibration = calibrate(gather(ensemble, faces, scored), args.false_alarms, weights.record.fusion)
+    record = read_raw_manifest(weights.directory)["sets"][weights.name]
+    windows = any(clip.clip.label == 0 and clip.windows() for clip in scored)
+    written = calibrated_record(record, calibration, args.false_alarms, with_clips=windows)
+    write_set(weights.directory, weights.name, {**written, "calibrated": as_asked("streamwatch", "calibrate")})
     print(f"threshold {calibration.threshold:.4f}, disagreement {calibration.disagreement_p99:.3f}")
     for name, temperature, bias in zip(ensemble.names, calibration.temperatures, calibration.biases, strict=True):
         print(f"{name}: temperature {temperature:.3f}, bias {bias:+.3f}")
     return 0
 
 
-def calibrated_record(record: dict[str, Any], calibration: Calibration, rate: float) -> dict[str, Any]:
+def calibrated_record(
+    record: dict[str, Any], calibration: Calibration, rate: float, *, with_clips: bool
+) -> dict[str, Any]:
     """The manifest's set with the calibration in it."""
+    windows = ", and the 10 s windows of the real clips of the half that calibrates, weighing the same"
     basis = (
-        f"at most {rate:.1%} of real examples reach it: val faces through the stream look, one picture each, and the "
-        "10 s windows of the real clips of the half that calibrates, weighing the same"
+        f"at most {rate:.1%} of real examples reach it: val faces through the stream look, one picture each"
+        f"{windows if with_clips else ''}"
     )
     members = [
         {**member, "temperature": round(temperature, 4), "bias": round(bias, 4)}
@@ -156,7 +188,7 @@ def calibrated_record(record: dict[str, Any], calibration: Calibration, rate: fl
     ]
     return {
         **record,
-        "threshold": round(calibration.threshold, 4),
+        "threshold": math.ceil(calibration.threshold * 1e4) / 1e4,  # never below what the rate was counted at
         "threshold_basis": basis,
         "disagreement_p99": round(calibration.disagreement_p99, 4),
         "members": members,

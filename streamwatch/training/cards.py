@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from streamwatch.errors import WeightsMissing
+from streamwatch.errors import ConfigError, StreamWatchError, WeightsMissing
 from streamwatch.training.bundle import read_raw_manifest, write_set
 from streamwatch.training.report import as_text
 
@@ -24,6 +24,11 @@ LIMITS = """\
   lead over chance on material from the wild.
 - Under 64 px of face height nothing is promised. Strong compression hides what it looks for.
 - Scores are not evidence about a person. They say that something deserves a second look."""
+
+
+def card_name(file: str) -> str:
+    """Where the card of a file of weights lies, beside it."""
+    return Path(file).with_suffix(".md").name
 
 
 def card(member: dict[str, Any], record: dict[str, Any]) -> str:
@@ -52,7 +57,7 @@ where a face was altered; head `{architecture["head"]}`; input {architecture["in
 Calibrated logit = (logit + {member["bias"]}) / {member["temperature"]}.
 
 ## Training
-{trained.get("images", "?")} images after its start; commit `{trained.get("commit", "?")}`:
+{trained.get("images", "?")} images after its start; {_commit(trained)}:
 
 ```
 {trained.get("command") or "see docs/training.md"}
@@ -68,7 +73,7 @@ Calibrated logit = (logit + {member["bias"]}) / {member["temperature"]}.
 
 ## Figures of the ensemble
 Threshold {record["threshold"]}: {record.get("threshold_basis", "")}.
-
+{_commands(record)}
 ```
 {as_text({k: v for k, v in figures.items() if isinstance(v, dict)} | {"measured": figures.get("measured", "")})}
 ```
@@ -76,6 +81,19 @@ Threshold {record["threshold"]}: {record.get("threshold_basis", "")}.
 ## Limits
 {LIMITS}
 """
+
+
+def _commit(trained: dict[str, Any]) -> str:
+    if trained.get("exported_at"):
+        return f"exported at commit `{trained['exported_at']}`"
+    return f"commit `{trained.get('commit') or '?'}`"
+
+
+def _commands(record: dict[str, Any]) -> str:
+    """How the threshold and the figures were made, where the record says it."""
+    commands = filter(None, (record.get("calibrated"), record.get("figures", {}).get("command")))
+    text = "\n".join(commands)
+    return f"\nMade with:\n\n```\n{text}\n```\n" if text else ""
 
 
 def _averaged(trained: dict[str, Any]) -> str:
@@ -96,17 +114,21 @@ def run(args: argparse.Namespace) -> int:
         evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsMissing(f"{args.evaluation}: is no evaluation: {error}") from error
-    record = read_raw_manifest(args.weights)["sets"][args.set]
+    record = read_raw_manifest(args.weights).get("sets", {}).get(args.set)
+    if record is None:
+        raise ConfigError(f"set: {args.weights} has no set {args.set!r}")
     kept = {key: value for key, value in record.get("figures", {}).items() if key.startswith("fixed_")}
-    record = {**record, "figures": {**kept, **{k: v for k, v in evaluation.items() if k != "weights"}}}
+    record = {**record, "figures": {**kept, **{k: v for k, v in evaluation.items() if k not in ("weights", "scored")}}}
     write_set(args.weights, args.set, record)
     for member in record["members"]:
-        name = Path(member["file"]).with_suffix(".md").name
-        (args.weights / name).write_text(card(member, record), encoding="utf-8")
+        (args.weights / card_name(member["file"])).write_text(card(member, record), encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
     _parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(_parser)
-    raise SystemExit(run(_parser.parse_args()))
+    try:
+        raise SystemExit(run(_parser.parse_args()))
+    except StreamWatchError as _error:
+        raise SystemExit(f"cards: {_error}") from _error

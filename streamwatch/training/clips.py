@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from rich.progress import track
 from streamwatch.domain import Floats, Image
 from streamwatch.inference.crop import CROP_VERSION, crop_face
 from streamwatch.inference.faces import FaceFinder
-from streamwatch.training.faces import DatasetError
+from streamwatch.training.faces import UNREADABLE, DatasetError
 
 LABELS = {"real": 0, "fake": 1, "0": 0, "1": 1}
 DETECTOR_BATCH = 4
@@ -70,7 +71,7 @@ def read_clips(table: Path) -> list[Clip]:
 
     `method`, `group`, `source` and `crop_x0y0x1y1`. DatasetError names the line that is wrong."""
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table}: cannot be read: {error}") from error
@@ -91,8 +92,9 @@ def _clip(row: dict[str, str | None], table: Path, number: int) -> Clip:
         corners = [int(value) for value in region]
     except ValueError as error:
         raise DatasetError(f"{where}: crop_x0y0x1y1 must be four whole numbers, got {' '.join(region)!r}") from error
-    if corners and (len(corners) != 4 or corners[0] >= corners[2] or corners[1] >= corners[3]):
-        raise DatasetError(f"{where}: crop_x0y0x1y1 must be x0 y0 x1 y1 with x0 < x1 and y0 < y1, got {corners}")
+    if corners and (len(corners) != 4 or not 0 <= corners[0] < corners[2] or not 0 <= corners[1] < corners[3]):
+        wanted = "x0 y0 x1 y1 with 0 <= x0 < x1 and 0 <= y0 < y1"
+        raise DatasetError(f"{where}: crop_x0y0x1y1 must be {wanted}, got {corners}")
     path = table.parent / name
     return Clip(
         path=path,
@@ -144,6 +146,8 @@ def _cut(picture: Image, region: tuple[int, int, int, int] | None) -> Image:
     if region is None:
         return picture
     x0, y0, x1, y1 = region
+    if x0 >= picture.shape[1] or y0 >= picture.shape[0]:
+        raise DatasetError(f"crop_x0y0x1y1 {region} lies outside of a picture of {picture.shape[1]}x{picture.shape[0]}")
     return np.ascontiguousarray(picture[y0:y1, x0:x1])
 
 
@@ -168,14 +172,21 @@ def all_clip_faces(
 def _cached(clip: Clip, finder: FaceFinder, sampling: Sampling, cache: Path | None, version: str) -> ClipFaces:
     if cache is None:
         return clip_faces(clip, finder, sampling)
-    key = f"{clip.path.resolve()} {clip.region} {sampling} {version} {CROP_VERSION}"
+    try:
+        state = clip.path.stat()
+    except OSError as error:
+        raise DatasetError(f"{clip.path}: {error.strerror or error}") from error
+    place = f"{clip.path.resolve()} {state.st_size} {state.st_mtime_ns}"  # another video under the same name is another
+    key = f"{place} {clip.region} {sampling} {version} {CROP_VERSION}"
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as kept:
-            return ClipFaces(clip, kept["crops"], kept["heights"], kept["times"], int(kept["sampled"]))
+    with contextlib.suppress(*UNREADABLE), np.load(path, allow_pickle=False) as kept:
+        return ClipFaces(clip, kept["crops"], kept["heights"], kept["times"], int(kept["sampled"]))
     faces = clip_faces(clip, finder, sampling)
     cache.mkdir(parents=True, exist_ok=True)
-    np.savez(path, crops=faces.crops, heights=faces.heights, times=faces.times, sampled=faces.sampled)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, crops=faces.crops, heights=faces.heights, times=faces.times, sampled=faces.sampled)
+    part.replace(path)
     return faces
 
 

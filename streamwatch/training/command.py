@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
+import pickle
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import timm
@@ -22,9 +23,17 @@ from streamwatch.training.devicebatches import DeviceBatches, upload
 from streamwatch.training.faces import load_labelled_faces
 from streamwatch.training.heldout import find_reconstruct
 from streamwatch.training.loop import Recipe, Trainer
+from streamwatch.training.provenance import as_asked, source_commit
 from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
 
 LAYER_SCALE = 0.1
+PATHS = ("autoencoders", "own_data")
+REMEMBERED = (
+    *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
+    *("recorded", "tinted", "easy", "freeze", "frozen_norms", "bf16", "backbone", "sizes", "limit", "seed", "fakes"),
+    "batch_pairs",
+)
+"""What makes a training the one that it is, and is remembered with it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,22 +84,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    folder = args.folder or Path("runs") / args.member
+    checkpoint = folder / "checkpoint.pt"
+    before = read_checkpoint(checkpoint) if args.resume and checkpoint.exists() else {}
+    if checkpoint.exists() and not args.resume:
+        raise ConfigError(f"{checkpoint}: is there already; give --resume, or another --folder")
+    recall(args, before.get("options", {}))
+    check(args)
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     plan = plan_of(args.member)
     if args.backbone:
         plan = replace(plan, spec=replace(plan.spec, backbone=args.backbone))
-    recipe = recipe_of(args, plan)
+    if before and before["spec"] != plan.spec.to_dict():
+        raise ConfigError(f"{checkpoint}: is of another network: {before['spec']}, and not {plan.spec.to_dict()}")
+    recipe = recipe_of(args, plan, before.get("commit"))
     torch.manual_seed(recipe.seed)
-    member = initial_member(args, plan)
+    member = initial_member(args, plan) if not before else new_member(plan.spec)
     freeze(member, tuple(filter(None, args.freeze.split(","))))
-    trainer = Trainer(member, batches_of(args, recipe), recipe, args.folder or Path("runs") / args.member)
-    if args.resume:
+    trainer = Trainer(member, batches_of(args, recipe), recipe, folder)
+    if before:
         trainer.resume()
-    elif trainer.checkpoint.exists():
-        raise ConfigError(f"{trainer.checkpoint}: is there already; give --resume, or another --folder")
     trainer.run(60 * args.minutes if args.minutes else None)
     return 0
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """ConfigError where it was cut off, or is none."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(saved, dict) or not {"spec", "member", "optimizer", "progress"} <= saved.keys():
+            raise ValueError("it is no checkpoint of a training")
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{path}: cannot be gone on from: {str(error).splitlines()[0][:200]}") from error
+    return saved
+
+
+def recall(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
+    """What the command line leaves open is as it was when the training began: a slice more is the same training."""
+    for name, value in options.items():
+        given = getattr(args, name, None)
+        if given is None or given is False or given == "":
+            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
+
+
+def check(args: argparse.Namespace) -> None:
+    """ConfigError for what no training can be made with."""
+    for name in ("severity", "hard_negatives", "recorded", "tinted", "easy"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"{name}: must be 0 to 1, got {value:g}")
+    for name in ("images", "rate", "minutes", "limit", "batch_pairs", "threads"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"{name}: must be above 0, got {value:g}")
+    if args.mask_weight is not None and not 0 <= args.mask_weight < float("inf"):
+        raise ConfigError(f"mask_weight: must be at least 0, got {args.mask_weight:g}")
+    if args.seed is not None and args.seed < 0:
+        raise ConfigError(f"seed: must be at least 0, got {args.seed}")
+    if args.own_data is not None and args.batch_pairs == 1:
+        raise ConfigError("batch_pairs: one pair has no half for --own-data")
+    if args.start_from and args.pretrained:
+        raise ConfigError("start_from: a training starts there, or --pretrained, and not both")
+    if args.backbone and not timm.is_model(args.backbone):
+        raise ConfigError(f"backbone: timm has no network {args.backbone!r}")
+    try:
+        torch.empty(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: {args.device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def batches_of(args: argparse.Namespace, recipe: Recipe) -> Batches:
@@ -115,8 +176,8 @@ def batches_of(args: argparse.Namespace, recipe: Recipe) -> Batches:
     return OwnBatches(fakes, own, owned, recipe.pairs.severity, recipe.seed, recipe.device)
 
 
-def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
-    """The plan's recipe with what the command line changes."""
+def recipe_of(args: argparse.Namespace, plan: Plan, commit: str | None = None) -> Recipe:
+    """The plan's recipe with what the command line changes; `commit` began the training, None: this one does."""
     recipe = plan.recipe
     schedule = plan.refine if args.start_from else recipe.schedule
     given = {"images": args.images, "rate": args.rate, "easy": args.easy, "sizes": parse_sizes(args.sizes)}
@@ -138,15 +199,14 @@ def recipe_of(args: argparse.Namespace, plan: Plan) -> Recipe:
         device=args.device,
         frozen_norms=args.frozen_norms,
         bf16=args.bf16,
-        command=command_line(),
+        command=as_asked("streamwatch", "train", "ensemble"),
+        options={name: _plain(getattr(args, name)) for name in REMEMBERED},
+        commit=source_commit() if commit is None else commit,
     )
 
 
-def command_line() -> str:
-    """This training as it was asked for, without the places of this machine: it goes into the manifest."""
-    given = sys.argv[3:] if sys.argv[1:3] == ["train", "ensemble"] else sys.argv[1:]
-    words = [Path(word).name if word.startswith(("/", ".", "~")) else word for word in given]
-    return shlex.join(["streamwatch", "train", "ensemble", *words])
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 def parse_sizes(text: str) -> tuple[tuple[float, int], ...] | None:

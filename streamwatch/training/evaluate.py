@@ -15,13 +15,16 @@ import cv2
 import numpy as np
 import torch
 
+from streamwatch.errors import ConfigError
 from streamwatch.inference.ensemble import Ensemble, load_ensemble
-from streamwatch.inference.weights import WeightSet, find_set
+from streamwatch.inference.weights import find_set
 from streamwatch.training.clips import Sampling, all_clip_faces, split_groups
+from streamwatch.training.faces import DatasetError, faces_folder
 from streamwatch.training.heldout import find_reconstruct, held_out
 from streamwatch.training.layouts import find_clips
-from streamwatch.training.metrics import auc
+from streamwatch.training.metrics import auc, sigmoid
 from streamwatch.training.own import bundled_finder
+from streamwatch.training.provenance import as_asked
 from streamwatch.training.report import (
     SIZES,
     Curve,
@@ -32,7 +35,7 @@ from streamwatch.training.report import (
     plot_roc,
     write_report,
 )
-from streamwatch.training.scored import score_clips, score_crops
+from streamwatch.training.scored import ScoredClip, clips_of, refuse_foreign_crop, score_clips, score_crops
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, help="folder with faces/ and clips/")
     parser.add_argument("--clips", type=Path, help="other labelled clips: a CSV or a data set's folder")
     parser.add_argument(
-        "--half", choices=("report", "calibrate", "all"), default="report", help="which groups of the clips"
+        "--half",
+        choices=("report", "calibrate", "all"),
+        help="which groups of the clips (default: report; all, where --clips names other ones)",
     )
     parser.add_argument("--autoencoders", type=Path, help="folder of auto-encoders for reconstructed fakes")
     parser.add_argument("--pairs", type=int, default=400, help="held-out pairs of a real face and its fake (0: none)")
@@ -54,20 +59,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
+    if args.rate <= 0 or args.pairs < 0 or args.frames < 0:
+        raise ConfigError("evaluate: needs --rate above 0, and --pairs and --frames of at least 0")
     weights = find_set(args.weights)
+    refuse_foreign_crop(weights)
+    table = clips_of(args.data_dir, args.clips)
+    if table is None and (args.data_dir is None or args.pairs == 0):
+        raise ConfigError("evaluate: nothing to measure on: give --data-dir with faces or clips, or --clips")
     ensemble = load_ensemble(weights)
     figures: dict[str, Any] = {
         "weights": f"{weights.name} {weights.record.version}",
+        "command": as_asked("streamwatch", "evaluate"),
         "measured": f"{time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}, {args.threads} threads",
     }
     curves: list[Curve] = []
     if args.data_dir is not None and args.pairs > 0:
         figures["held_out_pseudo_fakes"], curve = _held_out(args, ensemble)
         curves.append(curve)
-    if args.clips is not None or args.data_dir is not None:
-        figures["clips"], curve = _clips(args, ensemble, weights)
-        curves.append(curve)
-    print(as_text(figures))
+    if table is not None:
+        scored, missed = _clips(args, table, ensemble)
+        figures["clips"] = clip_figures(scored, ensemble.names, weights.record.threshold, weights.record.fusion)
+        figures["clips"]["half"] = _half(args)
+        found = [clip.coverage for clip in scored]
+        figures["clips"]["coverage"] = round(float(np.mean([*found, *(0.0 for _ in missed)])), 4)
+        figures["clips"]["without_a_face"] = missed
+        figures["scored"] = [
+            {
+                "clip": s.clip.name,
+                "label": s.clip.label,
+                "method": s.clip.method,
+                "group": s.clip.group,
+                "score": round(float(sigmoid(s.logit)), 4),
+            }
+            for s in scored
+        ]
+        curves.append(("clips", [s.clip.label for s in scored], [s.logit for s in scored]))
+    print(as_text({key: value for key, value in figures.items() if key != "scored"}))
     if args.output is not None:
         write_report(figures, args.output)
         plot_roc(curves, args.output / "roc.png")
@@ -86,9 +113,9 @@ def processor() -> str:
 
 
 def _held_out(args: argparse.Namespace, ensemble: Ensemble) -> tuple[dict[str, Any], Curve]:
-    faces = held_out(args.data_dir / "faces", args.pairs, ensemble.crop_size, find_reconstruct(args.autoencoders))
+    faces = held_out(faces_folder(args.data_dir), args.pairs, ensemble.crop_size, find_reconstruct(args.autoencoders))
     members, fused = score_crops(ensemble, faces.crops)
-    figures = held_out_figures(faces.labels, members, fused, faces.compression, ensemble.names)
+    figures = held_out_figures(faces.labels, members, fused, faces.compression, ensemble.names, ensemble.fusion)
     figures["by_face_size"] = _by_size(faces.labels, fused, faces.heights)
     return figures, ("held-out pseudo-fakes", faces.labels.tolist(), fused.tolist())
 
@@ -98,19 +125,27 @@ def _by_size(labels: np.ndarray, fused: np.ndarray, heights: np.ndarray) -> dict
     return {name: round(auc(labels[chosen], fused[chosen]), 4) for name, chosen in rows.items()}
 
 
-def _clips(args: argparse.Namespace, ensemble: Ensemble, weights: WeightSet) -> tuple[dict[str, Any], Curve]:
-    clips = find_clips(args.clips or args.data_dir / "clips" / "clips.csv")
+def _half(args: argparse.Namespace) -> str:
+    """What was calibrated on is left out of the figures, where it is among the clips."""
+    return str(args.half or ("report" if args.clips is None else "all"))
+
+
+def _clips(args: argparse.Namespace, table: Path, ensemble: Ensemble) -> tuple[list[ScoredClip], list[str]]:
+    """The chosen clips, scored, and the names of those without a face."""
+    clips = find_clips(table)
     calibrating, reporting = split_groups(clips)
-    chosen = {"report": reporting, "calibrate": calibrating, "all": reporting | calibrating}[args.half]
+    half = _half(args)
+    chosen = {"report": reporting, "calibrate": calibrating, "all": reporting | calibrating}[half]
     clips = [clip for clip in clips if clip.group in chosen]
+    if not clips:
+        raise DatasetError(f"{table}: has no clips in the half '{half}'; try --half all")
     finder, version = bundled_finder()
     sampling = Sampling(args.rate, args.frames, ensemble.crop_size)
     faces = all_clip_faces(clips, finder, sampling, args.cache, version)
     scored = score_clips(ensemble, faces)
-    figures = clip_figures(scored, ensemble.names, weights.record.threshold)
-    figures["half"] = args.half
-    figures["without_a_face"] = [found.clip.name for found in faces if not len(found.crops)]
-    return figures, ("clips", [s.clip.label for s in scored], [s.logit for s in scored])
+    if not scored:
+        raise DatasetError(f"{table}: no face was found in any of its clips")
+    return scored, [found.clip.name for found in faces if not len(found.crops)]
 
 
 if __name__ == "__main__":

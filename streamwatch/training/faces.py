@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from streamwatch.training.geometry import FaceGeometry
 
 LABELS = "labels.npz"
 SIXTEENTHS = 16.0
+UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises of an archive that is none, or was cut off."""
 
 
 class DatasetError(StreamWatchError):
@@ -37,6 +41,14 @@ class FaceSet:
         return len(self.images)
 
 
+def faces_folder(data: Path) -> Path:
+    """Where a data directory has its labelled faces: DATA/faces, or DATA itself. DatasetError names both."""
+    for folder in (data / "faces", data):
+        if (folder / LABELS).exists():
+            return folder
+    raise DatasetError(f"{data}: has no {LABELS}, neither there nor in faces/; `streamwatch train prepare` makes it")
+
+
 def load_labelled_faces(folder: Path, split: str, limit: int | None = None, sharp_only: bool = True) -> FaceSet:
     """The rows of `folder`/labels.npz of one split ('train' or 'val'), or a pack (.npz) whole; `limit` takes an even
 
@@ -46,9 +58,11 @@ def load_labelled_faces(folder: Path, split: str, limit: int | None = None, shar
         return _load_pack(folder, limit)
     table = _read_labels(folder / LABELS)
     wanted = table["sharp"].astype(bool) if sharp_only else np.ones(len(table["sharp"]), bool)
-    rows = np.flatnonzero((table["split"] == split) & wanted)
+    of_split = table["split"] == split
+    rows = np.flatnonzero(of_split & wanted)
     if len(rows) == 0:
-        raise DatasetError(f"{folder / LABELS}: no rows of split {split!r}")
+        why = f"all {int(of_split.sum())} pictures of split {split!r} are blurred" if of_split.any() else ""
+        raise DatasetError(f"{folder / LABELS}: {why or f'no rows of split {split!r}'}")
     if limit is not None and limit < len(rows):
         rows = rows[np.linspace(0, len(rows) - 1, limit, dtype=int)]
     images, geometries = [], []
@@ -87,7 +101,7 @@ def _load_pack(path: Path, limit: int | None) -> FaceSet:
         with np.load(path, allow_pickle=False) as archive:
             data, ends = archive["data"], archive["ends"]
             boxes, points, names = archive["box"], archive["landmarks"], archive["name"]
-    except (OSError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise DatasetError(f"{path}: cannot be read as a pack of faces: {error}") from error
     rows = np.linspace(0, len(ends) - 1, min(limit or len(ends), len(ends)), dtype=int)
     starts = np.concatenate(([0], ends[:-1]))
@@ -105,7 +119,7 @@ def _read_labels(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in ("name", "split", "sharp", "box", "landmarks")}
-    except (OSError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise DatasetError(f"{path}: cannot be read as face labels: {error}") from error
 
 

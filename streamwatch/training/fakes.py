@@ -41,8 +41,10 @@ class FakeMix:
 
     def shares(self) -> Floats:
         shares = np.array([self.self_blend, self.swap, self.autoencoder, self.rescale], np.float32)
-        if (shares < 0).any() or shares.sum() <= 0:
+        if not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
             raise ValueError(f"shares of fakes must be at least 0 and not all 0, got {shares.tolist()}")
+        if not 0 <= self.repainted <= 1:
+            raise ValueError(f"repainted must be 0 to 1, got {self.repainted}")
         return np.asarray(shares / shares.sum(), np.float32)
 
 

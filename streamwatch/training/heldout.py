@@ -19,6 +19,8 @@ from streamwatch.training.fakes import Reconstruct
 from streamwatch.training.pairs import PairSettings, make_pair
 
 HELD_OUT_SEED = 20_260_101
+CALIBRATION_SEED = 20_260_102
+"""Calibration draws other fakes than the figures are measured on, and takes the people from the other end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +43,10 @@ def held_out(
 ) -> Labelled:
     """`pairs` reals and as many fakes of the `val` faces in `faces`."""
     people = load_labelled_faces(faces, "val")
+    rows = list(_rows(len(people), pairs, backwards=seed == CALIBRATION_SEED))
     settings = PairSettings(size=size)
     crops, heights, compression = [], [], []
-    for index in _rows(len(people), pairs):
+    for index in rows:
         # A generator for each pair keeps the first n pairs the same whatever their number.
         pair = make_pair(people, index[0], np.random.default_rng((seed, index[1])), settings, reconstruct)
         crops.append(pair.images[:2])
@@ -53,8 +56,10 @@ def held_out(
     return Labelled(np.concatenate(crops), labels, np.asarray(heights, np.float32), tuple(compression))
 
 
-def _rows(people: int, pairs: int) -> Iterator[tuple[int, int]]:
+def _rows(people: int, pairs: int, *, backwards: bool = False) -> Iterator[tuple[int, int]]:
     order = np.random.default_rng(HELD_OUT_SEED).permutation(people)
+    if backwards:
+        order = order[::-1]
     for number in range(pairs):
         yield int(order[number % people]), number
 

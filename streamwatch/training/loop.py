@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as Bar
 from torch import nn
 
+from streamwatch.errors import StreamWatchError
 from streamwatch.inference.members import MaskMember
 from streamwatch.training.batches import Batches
 from streamwatch.training.losses import DEFAULT_LOSSES, LossWeights, member_loss
@@ -25,6 +26,10 @@ from streamwatch.training.schedule import Ema, Schedule
 
 CHECKPOINT_SECONDS = 120.0
 LOG_STEPS = 50
+
+
+class TrainingDiverged(StreamWatchError):
+    """The loss is no number any more; the last checkpoint is from before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +48,10 @@ class Recipe:
     frozen_norms: bool = False
     bf16: bool = False
     command: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """what was asked for, as plain values: a training that goes on is asked for the same unless told otherwise"""
+    commit: str = ""
+    """of the source that began it"""
 
 
 @dataclass(slots=True)
@@ -97,6 +106,8 @@ class Trainer:
             "ema": self.ema.state,
             "optimizer": self.optimizer.state_dict(),
             "command": self.recipe.command,
+            "options": dict(self.recipe.options),
+            "commit": self.recipe.commit,
             "progress": {"seen": progress.seen, "step": progress.step, "seconds": progress.seconds},
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -132,10 +143,13 @@ class Trainer:
 
     def _to_training_mode(self) -> None:
         self.member.train()
-        if self.recipe.frozen_norms:
-            for module in self.member.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        for module in self.member.modules():
+            own = list(module.parameters(recurse=False))
+            frozen = bool(own) and not any(
+                p.requires_grad for p in own
+            )  # a stage that is left as it is, statistics too
+            if isinstance(module, nn.BatchNorm2d) and (self.recipe.frozen_norms or frozen):
+                module.eval()
 
     def _step(self) -> int:
         schedule, progress = self.recipe.schedule, self.progress
@@ -144,6 +158,10 @@ class Trainer:
             group["lr"] = rate
         batch = self.batches.make(progress.step, schedule.size(progress.seen), schedule.difficulty(progress.seen))
         loss, terms, logits = member_loss(self.member, batch, self.recipe.losses, bf16=self.recipe.bf16)
+        if not bool(torch.isfinite(loss)):
+            raise TrainingDiverged(
+                f"the loss is no number after {progress.seen} images; go on from {self.checkpoint} at a lower --rate"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.member.parameters(), 5.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,27 +12,37 @@ import numpy.typing as npt
 Doubles = npt.NDArray[np.float64]
 
 
+FEWEST_GROUPS = 5
+"""Groups with a fake, and groups with a real, below which resampling says nothing: it would draw the same few again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its 95 % interval; low and high are NaN where there is too little to resample."""
+    """A figure with its 95 % interval; low and high are NaN where there is too little to resample. `groups` counts
+
+    those that hold (a real, a fake)."""
 
     value: float
-    low: float
-    high: float
+    low: float = float("nan")
+    high: float = float("nan")
+    groups: tuple[int, int] = (0, 0)
 
-    def to_dict(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, Any]:
         values = {"value": self.value, "low": self.low, "high": self.high}
-        return {key: None if np.isnan(number) else round(number, 4) for key, number in values.items()}
+        rounded = {key: None if np.isnan(number) else round(number, 4) for key, number in values.items()}
+        return {**rounded, "groups": list(self.groups)}
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """The chance that a fake scores higher than a real (ties count half); NaN where one kind is missing."""
+    """The chance that a fake scores higher than a real (ties count half); NaN where one kind is missing, or a score is
+
+    no number."""
     truth, values = np.asarray(labels).astype(bool), np.asarray(scores, np.float64)
     fakes, reals = np.sort(values[truth]), np.sort(values[~truth])
-    if not len(fakes) or not len(reals):
+    if not len(fakes) or not len(reals) or not np.isfinite(values).all():
         return float("nan")
     below = np.searchsorted(reals, fakes, "left")
     ties = np.searchsorted(reals, fakes, "right") - below
@@ -44,6 +55,9 @@ def grouped_auc(
     """AUC with a percentile bootstrap that draws whole groups: clips that share footage are not independent."""
     truth, values = np.asarray(labels), np.asarray(scores, np.float64)
     names = np.asarray(groups)
+    kinds = (len(set(names[truth == 0].tolist())), len(set(names[truth == 1].tolist())))
+    if min(kinds) < FEWEST_GROUPS:
+        return Interval(auc(truth, values), groups=kinds)
     members = [np.flatnonzero(names == name) for name in sorted(set(groups))]
     rng = np.random.default_rng(seed)
     drawn = []
@@ -51,7 +65,7 @@ def grouped_auc(
         rows = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
         drawn.append(auc(truth[rows], values[rows]))
     low, high = np.nanpercentile(drawn, (2.5, 97.5)) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return Interval(auc(truth, values), float(low), float(high))
+    return Interval(auc(truth, values), float(low), float(high), kinds)
 
 
 def sigmoid(logits: npt.ArrayLike) -> Doubles:
@@ -102,13 +116,16 @@ def fit_temperature(
     return 1.0 / slope, intercept / slope
 
 
-def threshold_at(real_scores: npt.ArrayLike, false_alarm_rate: float) -> float:
-    """The lowest threshold that at most this share of the real scores reaches."""
-    scores = np.sort(np.asarray(real_scores, np.float64))
+def threshold_at(real_scores: npt.ArrayLike, false_alarm_rate: float, weights: npt.ArrayLike | None = None) -> float:
+    """The lowest threshold that at most this share of the real scores (of their `weights`) reaches."""
+    scores = np.asarray(real_scores, np.float64)
     if not len(scores) or not 0 <= false_alarm_rate < 1:
         raise ValueError(f"need real scores and a rate in 0..1, got {len(scores)} and {false_alarm_rate}")
-    allowed = int(np.floor(false_alarm_rate * len(scores)))
-    edge = scores[len(scores) - 1 - allowed]
+    heavy = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(-scores, kind="stable")
+    reached = np.cumsum(heavy[order]) / heavy.sum()
+    # The highest score that must stay below: with it, too many would be over.
+    edge = scores[order][int(np.argmax(reached > false_alarm_rate + 1e-9))]
     return float(np.nextafter(edge, np.inf))
 
 

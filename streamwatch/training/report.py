@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ matplotlib.use("Agg")  # a server has no display
 import matplotlib.pyplot as plt
 import numpy as np
 
+from streamwatch.inference.weights import Fusion
+from streamwatch.training.faces import DatasetError
 from streamwatch.training.metrics import (
     Interval,
     auc,
@@ -24,14 +27,20 @@ from streamwatch.training.metrics import (
     sigmoid,
     trimmed_mean,
 )
-from streamwatch.training.scored import ScoredClip, false_alarms
+from streamwatch.training.scored import ScoredClip, false_alarms, fused_logits
 
 SIZES = ((0.0, 96.0), (96.0, 160.0), (160.0, float("inf")))
 
 
-def clip_figures(clips: Sequence[ScoredClip], names: Sequence[str], threshold: float) -> dict[str, Any]:
+def clip_figures(
+    clips: Sequence[ScoredClip], names: Sequence[str], threshold: float, fusion: Fusion = "logit_mean"
+) -> dict[str, Any]:
     """Video AUC pooled, per method, by face size and by source; members and ensembles without one of them."""
     fused = [scored.logit for scored in clips]
+    finite = np.isfinite(fused)
+    if not finite.all():
+        wrong = clips[int(np.argmin(finite))].clip.name
+        raise DatasetError(f"{wrong}: its score is no number; the weights are damaged or not calibrated")
     methods = sorted({scored.clip.method for scored in clips if scored.clip.label == 1})
     sources = sorted({scored.clip.source for scored in clips if scored.clip.label == 1})
     threshold_logit = float(np.log(threshold / (1 - threshold)))
@@ -46,9 +55,9 @@ def clip_figures(clips: Sequence[ScoredClip], names: Sequence[str], threshold: f
         "by_face_size": {
             f"{low:.0f}-{high:.0f} px": _auc_of(clips, fused, _sized(low, high)).to_dict() for low, high in SIZES
         },
-        "members": {name: _auc(clips, _member_logits(clips, [i])).to_dict() for i, name in enumerate(names)},
+        "members": {name: _auc(clips, _member_logits(clips, [i], fusion)).to_dict() for i, name in enumerate(names)},
         "without": {
-            name: _auc(clips, _member_logits(clips, [j for j in range(len(names)) if j != i])).to_dict()
+            name: _auc(clips, _member_logits(clips, [j for j in range(len(names)) if j != i], fusion)).to_dict()
             for i, name in enumerate(names)
             if len(names) > 1
         },
@@ -59,8 +68,8 @@ def clip_figures(clips: Sequence[ScoredClip], names: Sequence[str], threshold: f
     }
 
 
-def _member_logits(clips: Sequence[ScoredClip], columns: Sequence[int]) -> list[float]:
-    return [trimmed_mean(scored.members[:, list(columns)].mean(1)) for scored in clips]
+def _member_logits(clips: Sequence[ScoredClip], columns: Sequence[int], fusion: Fusion) -> list[float]:
+    return [trimmed_mean(fused_logits(scored.members[:, list(columns)], fusion)) for scored in clips]
 
 
 def _auc(clips: Sequence[ScoredClip], scores: Sequence[float]) -> Interval:
@@ -71,7 +80,7 @@ def _auc(clips: Sequence[ScoredClip], scores: Sequence[float]) -> Interval:
 def _auc_of(clips: Sequence[ScoredClip], scores: Sequence[float], wanted: Callable[[ScoredClip], bool]) -> Interval:
     rows = [index for index, scored in enumerate(clips) if wanted(scored)]
     if not rows:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return Interval(float("nan"))
     return _auc([clips[i] for i in rows], [scores[i] for i in rows])
 
 
@@ -88,7 +97,12 @@ def _sized(low: float, high: float) -> Callable[[ScoredClip], bool]:
 
 
 def held_out_figures(
-    labels: np.ndarray, members: np.ndarray, fused: np.ndarray, bins: Sequence[str], names: Sequence[str]
+    labels: np.ndarray,
+    members: np.ndarray,
+    fused: np.ndarray,
+    bins: Sequence[str],
+    names: Sequence[str],
+    fusion: Fusion = "logit_mean",
 ) -> dict[str, Any]:
     """Image AUC on held-out pseudo-fakes and calibration error, by quality bin and by member."""
     places = np.asarray(bins)
@@ -98,7 +112,7 @@ def held_out_figures(
         "auc": round(auc(labels, fused), 4),
         "members": {name: round(auc(labels, members[:, i]), 4) for i, name in enumerate(names)},
         "without": {
-            name: round(auc(labels, np.delete(members, i, axis=1).mean(1)), 4)
+            name: round(auc(labels, fused_logits(np.delete(members, i, axis=1), fusion)), 4)
             for i, name in enumerate(names)
             if len(names) > 1
         },
@@ -112,12 +126,13 @@ def held_out_figures(
 
 
 def as_text(figures: dict[str, Any], indent: int = 0) -> str:
-    """The tree of figures, one to a line; intervals as `0.80 [0.70, 0.90]`."""
+    """The tree of figures, one to a line; intervals as `0.80 [0.70, 0.90] (groups with a real: 12, with a fake: 9)`."""
     lines = []
     for key, value in figures.items():
-        if isinstance(value, dict) and set(value) == {"value", "low", "high"}:
+        if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
             numbers = ["-" if value[k] is None else f"{value[k]:.3f}" for k in ("value", "low", "high")]
-            lines.append(f"{'  ' * indent}{key}: {numbers[0]} [{numbers[1]}, {numbers[2]}]")
+            among = " (groups with a real: {}, with a fake: {})".format(*value["groups"]) if "groups" in value else ""
+            lines.append(f"{'  ' * indent}{key}: {numbers[0]} [{numbers[1]}, {numbers[2]}]{among}")
         elif isinstance(value, dict):
             lines += [f"{'  ' * indent}{key}:", as_text(value, indent + 1)]
         else:
@@ -126,9 +141,18 @@ def as_text(figures: dict[str, Any], indent: int = 0) -> str:
 
 
 def write_report(figures: dict[str, Any], folder: Path) -> None:
-    """`evaluation.json` in the folder."""
+    """`evaluation.json` in the folder; what could not be measured is null."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(_without_nan(figures), indent=2, allow_nan=False)
+    (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Curve = tuple[str, Sequence[int], Sequence[float]]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import track
 
 from streamwatch.domain import Floats, Image
-from streamwatch.inference.ensemble import Ensemble
+from streamwatch.errors import ConfigError
+from streamwatch.inference.crop import CROP_VERSION
+from streamwatch.inference.ensemble import Ensemble, fuse
+from streamwatch.inference.weights import Fusion, WeightSet
 from streamwatch.training.clips import Clip, ClipFaces
 from streamwatch.training.metrics import trimmed_mean
 
@@ -59,6 +63,26 @@ def score_crops(ensemble: Ensemble, crops: Image) -> tuple[Floats, Floats]:
     return np.concatenate(members), np.concatenate(fused)
 
 
+def refuse_foreign_crop(weights: WeightSet) -> None:
+    """ConfigError where a set's members want another crop than the one that clips and faces are cut with here."""
+    crops = {member.crop for member in weights.record.members} - {CROP_VERSION}
+    if weights.is_seed or crops:
+        raise ConfigError(f"{weights.name}: its members were trained on another crop than {CROP_VERSION}")
+
+
+def clips_of(data: Path | None, given: Path | None) -> Path | None:
+    """The labelled clips: those that were given, else DATA/clips/clips.csv where it is there."""
+    if given is not None or data is None:
+        return given
+    table = data / "clips" / "clips.csv"
+    return table if table.exists() else None
+
+
+def fused_logits(members: Floats, fusion: Fusion) -> Floats:
+    """Members' calibrated logits (N, M) to one (N,), as serving fuses them."""
+    return np.asarray(fuse(torch.from_numpy(np.ascontiguousarray(members, np.float32)), fusion).numpy(), np.float32)
+
+
 def score_clips(ensemble: Ensemble, clips: Sequence[ClipFaces]) -> list[ScoredClip]:
     """Every clip that has a face, scored."""
     scored = []
@@ -89,9 +113,10 @@ def false_alarms(clips: Sequence[ScoredClip], threshold_logit: float) -> Alarms:
     """Upward crossings of the threshold by the 10 s window, over the real clips' time that had a score."""
     count, seconds = 0, 0.0
     for scored in clips:
-        if scored.clip.label == 1 or not len(scored.times):
+        if scored.clip.label == 1 or len(scored.times) < FEWEST_FRAMES:
             continue
         levels = [logit >= threshold_logit for logit, _ in scored.windows()]
         count += sum(now and not before for before, now in zip([False, *levels], levels, strict=False))
-        seconds += float(scored.times[-1] - scored.times[0]) * scored.coverage
+        # A window speaks for the time until the next frame: what came before the first one was not scored.
+        seconds += len(levels) * float(np.median(np.diff(scored.times)))
     return Alarms(count, seconds / 3600)

@@ -122,8 +122,6 @@ async def test_thinning_keeps_extremes_and_the_worst_verdict(history: History) -
     assert (first.low, first.high, first.verdict) == (0.1, 0.9, "fake")
     assert first.score == pytest.approx((59 * 0.1 + 0.9) / 60)
     assert await history.upkeep.thin(WALL + start + 60) == 0
-    hours = await history.scores.scored_hours(0)
-    assert hours["lobby"] == pytest.approx(2 / 60, rel=0.05)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 70, 150, 10_000])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import yaml
 from pydantic import BaseModel
 
 from streamwatch import config
+from streamwatch.alerts.rules import check_rules
 from streamwatch.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "streamwatch.yaml"
+LOBBY = "streams: {lobby: {url: 'rtsp://x/y'}}\n"
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -72,6 +75,34 @@ def test_every_field_stands_in_the_shipped_example() -> None:
         ("a: [1", "line 1"),
         ("- just\n- a list", "must be a mapping"),
         ("alerts: {overrides: {x: {nope: {}}}}", "there is no such rule"),
+        (LOBBY + "alerts: {overrides: {hall: {deepfake: {}}}}", "alerts.overrides.hall: there is no such stream"),
+        (
+            LOBBY + "alerts: {rules: {deepfake: {streams: [lobby, loby]}}}",
+            "alerts.rules.deepfake.streams: loby: there is no such stream",
+        ),
+        (
+            LOBBY + "alerts: {silences: {night: {streams: [lobbby], start: '02:00', end: '03:00'}}}",
+            "alerts.silences.night.streams: lobbby: there is no such stream",
+        ),
+        (
+            LOBBY + "alerts: {rules: {detector-drift: {streams: [lobby]}}}",
+            "alerts.rules.detector-drift.streams: a detector_drift rule speaks of all streams together",
+        ),
+        (
+            LOBBY + "alerts: {overrides: {lobby: {detector-drift: {threshold: 2}}}}",
+            "alerts.overrides.lobby.detector-drift: a detector_drift rule speaks of all streams together",
+        ),
+        (
+            LOBBY + "alerts: {overrides: {lobby: {deepfake: {kind: detector_drift}}}}",
+            "alerts.overrides.lobby.deepfake: a detector_drift rule speaks of all streams together",
+        ),
+        ("alerts: {rules: {fast: {kind: cusum, threshold: 0}}}", "alerts.rules.fast.threshold: must be greater than 0"),
+        (
+            "alerts: {rules: {detector-drift: {threshold: -1}}}",
+            "alerts.rules.detector-drift.threshold: must be greater than 0",
+        ),
+        ("alerts: {rules: {own: {threshold: 0.8}}}", "alerts.rules.own.kind: is required"),
+        ("alerts: {rules: [deepfake]}", "alerts.rules: Input should be a valid dictionary"),
         ("streams:\n  lobby:\n    url: {{ lobby_url }}", "line 3, column 11: a key must be plain text"),
     ],
 )
@@ -88,6 +119,60 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(write(tmp_path, "nope: 1\nserver: {port: -1}\nscoring: {trim: 2}"), {})
     assert len(caught.value.faults) == 3
+
+
+def test_every_name_that_nothing_bears_is_told_at_once(tmp_path: Path) -> None:
+    text = "alerts: {rules: {deepfake: {streams: [a, b]}}, overrides: {c: {deepfake: {}, d: {}}}}"
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, LOBBY + text), {})
+    assert len(caught.value.faults) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("alerts: {rules: {deepfake: {streams: [api]}}}", id="where the API alone adds streams"),
+        pytest.param(LOBBY + "alerts: {rules: {deepfake: {streams: [lobby]}}}", id="a stream that is there"),
+        pytest.param(
+            LOBBY + "alerts: {rules: {canary: {kind: canary, streams: [canary], enabled: false}}}",
+            id="a rule that is off",
+        ),
+    ],
+)
+def test_names_that_may_be_borne_pass(tmp_path: Path, text: str) -> None:
+    assert config.load(write(tmp_path, text), {}).alerts.rules
+
+
+def test_an_override_may_not_take_a_cusum_rule_to_zero(tmp_path: Path) -> None:
+    text = "alerts: {rules: {fast: {kind: cusum}}, overrides: {lobby: {fast: {threshold: 0}}}}"
+    with pytest.raises(ConfigError, match=r"^alerts\.overrides\.lobby\.fast\.threshold: must be greater than 0$"):
+        check_rules(config.load(write(tmp_path, text), {}).alerts)
+
+
+def test_rules_go_over_the_defaults_by_name_and_field(tmp_path: Path) -> None:
+    text = """alerts:
+  rules:
+    deepfake: {threshold: 0.8}
+    stream-stale: {enabled: false}
+    faceless: {kind: no_face_for, for: 60}
+"""
+    jsonschema.validate(yaml.safe_load(text), config.json_schema())
+    said = {"STREAMWATCH_ALERTS__RULES__STREAM_DOWN__FOR": "90"}
+    rules = config.load(write(tmp_path, text), said).alerts.rules
+    assert set(rules) == {*config.DEFAULT_RULES, "faceless"}
+    default = config.load(None, {}).alerts.rules
+    assert rules["deepfake"] == default["deepfake"].model_copy(update={"threshold": 0.8})
+    assert not rules["stream-stale"].enabled
+    assert rules["stream-down"] == default["stream-down"].model_copy(update={"for_": 90.0})
+    assert rules["detector-drift"] == default["detector-drift"]
+
+
+def test_the_rules_that_the_readme_shows_hold(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(alerts:\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    loaded = config.load(write(tmp_path, shown), {}).alerts
+    check_rules(loaded)
+    assert set(loaded.rules) == {*config.DEFAULT_RULES, "nobody"}
+    assert (loaded.rules["deepfake"].severity.value, loaded.rules["deepfake"].for_) == ("critical", 2.0)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -204,6 +204,21 @@ def test_scored_time_leaves_gaps_out(metrics: Metrics, clock: Clock) -> None:
     assert samples(metrics)["scored_seconds_total", (("stream", "lobby"),)] == 20.0
 
 
+def test_a_stream_of_a_frame_in_ten_seconds_is_scored_all_the_time(clock: Clock) -> None:
+    metrics = Metrics({}, stale_after=5.0, clock=clock)
+    metrics.stream_status(status("lobby", StreamState.LIVE))
+    for seq in range(31):
+        at = Instant(clock.now, clock.now)
+        metrics.stream_scored(replace(stream_score("lobby", seq, 0.1, at), window=100.0))
+        clock.now += 10.0
+        metrics.exposition()  # a scrape drops what is stale
+        assert samples(metrics)["score_ratio", (("stream", "lobby"),)] == 0.1
+    assert samples(metrics)["scored_seconds_total", (("stream", "lobby"),)] == 300.0
+    clock.now += 30.0
+    metrics.exposition()
+    assert ("score_ratio", (("stream", "lobby"),)) not in samples(metrics)
+
+
 def test_reviews_are_what_holds_now(metrics: Metrics) -> None:
     def said(stream: str) -> dict[str, float]:
         found = samples(metrics).items()

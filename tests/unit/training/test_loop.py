@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -13,17 +14,21 @@ import pytest
 import torch
 
 from streamwatch.domain import Image
+from streamwatch.errors import ConfigError
 from streamwatch.inference.members import MaskMember, MemberSpec
+from streamwatch.training import command
 from streamwatch.training.batches import HostBatches, to_batch
 from streamwatch.training.bundle import load_checkpoint, new_member
-from streamwatch.training.faces import FaceSet
+from streamwatch.training.faces import FaceSet, save_pack
 from streamwatch.training.fakes import FakeMix
 from streamwatch.training.geometry import FaceGeometry
 from streamwatch.training.heldout import score_pairs
-from streamwatch.training.loop import Recipe, Trainer
+from streamwatch.training.loop import Recipe, Trainer, TrainingDiverged
 from streamwatch.training.losses import LossWeights, member_loss, triplet_loss
 from streamwatch.training.metrics import auc
+from streamwatch.training.pack import pack
 from streamwatch.training.pairs import PairSettings, make_pair
+from streamwatch.training.recipes import freeze
 from streamwatch.training.schedule import Ema, Schedule
 from tests.unit.training.pictures import draw_faces
 
@@ -110,6 +115,82 @@ def test_training_learns(tmp_path: Path) -> None:
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     assert auc(labels, after) > max(0.8, auc(labels, before) + 0.15)
+
+
+def test_a_loss_that_is_no_number_ends_it_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    trainer = trainer_of(member(), draw_faces(4), SHORT, tmp_path)
+    trainer.run(max_seconds=0.0)
+    before = trainer.checkpoint.read_bytes()
+    with torch.no_grad():
+        next(trainer.member.head.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match=r"checkpoint\.pt at a lower --rate"):
+        trainer.run()
+    assert trainer.checkpoint.read_bytes() == before
+
+
+def test_a_stage_that_is_left_as_it_is_keeps_its_statistics(tmp_path: Path) -> None:
+    network = member()
+    freeze(network, ("conv_stem", "bn1"))
+    before = {key: value.clone() for key, value in network.trunk.state_dict().items()}
+    trainer_of(network, draw_faces(4), SHORT, tmp_path).run()
+    after = network.trunk.state_dict()
+    changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert changed and not [key for key in changed if key.startswith(("conv_stem", "bn1"))]
+
+
+def asked(folder: Path, *words: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    data = folder / "faces.npz"
+    if not data.exists():
+        save_pack(pack(draw_faces(6)), data)
+    given = ("ViT", "--data-dir", data, "--folder", folder / "run", *words)
+    return parser.parse_args([str(word) for word in given])
+
+
+FIRST = ("--backbone", "test_resnet", "--images", 64, "--sizes", "0:64", "--batch-pairs", 2, "--severity", 0.25)
+
+
+def test_a_slice_more_is_the_same_training(tmp_path: Path) -> None:
+    command.run(asked(tmp_path, *FIRST, "--minutes", 1e-6))
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["progress"]["seen"] == 4 and saved["options"]["severity"] == 0.25
+    again = asked(tmp_path, "--resume")
+    command.recall(again, saved["options"])
+    assert (again.images, again.sizes, again.severity, again.batch_pairs) == (64, "0:64", 0.25, 2)
+    changed = asked(tmp_path, "--resume", "--severity", 0.75)
+    command.recall(changed, saved["options"])
+    assert (changed.severity, changed.images) == (0.75, 64)
+    command.run(asked(tmp_path, "--resume"))
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["progress"]["seen"] == 64
+    with pytest.raises(ConfigError, match="is of another network"):
+        command.run(asked(tmp_path, "--resume", "--backbone", "test_efficientnet"))
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK cut off")
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt: cannot be gone on from"):
+        command.run(asked(tmp_path, "--resume"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--backbone", "nonsense"), "no network 'nonsense'"),
+        (("--device", "cuda:9"), "device: cuda:9 cannot be used"),
+        (("--limit", "0"), "limit: must be above 0"),
+        (("--seed", "-1"), "seed: must be at least 0"),
+        (("--severity", "-3"), "severity: must be 0 to 1"),
+        (("--recorded", "7"), "recorded: must be 0 to 1"),
+        (("--mix", "swap=nan"), "mix: "),
+        (("--mix", "repainted=3"), "mix: repainted"),
+        (("--threads", "0"), "threads: must be above 0"),
+        (("--images", "0"), "images: must be above 0"),
+        (("--minutes", "0"), "minutes: must be above 0"),
+        (("--pretrained", "--start-from", "weights"), "and not both"),
+        (("--batch-pairs", "1", "--own-data", "x.csv"), "one pair has no half"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_a_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        command.run(asked(tmp_path, *words))
 
 
 def test_each_loss_can_be_left_out() -> None:

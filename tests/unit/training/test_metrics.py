@@ -94,3 +94,25 @@ def test_reliability_bins_say_what_happened() -> None:
     bins = reliability([0, 1, 1, 1], [0.12, 0.18, 0.91, 1.0], bins=10)
     assert [mean for mean, _, _ in bins] == pytest.approx([0.15, 0.955])
     assert [(share, count) for _, share, count in bins] == [(0.5, 2), (1.0, 2)]
+
+
+def test_few_groups_give_no_interval() -> None:
+    """Resampling one pair of clips draws the same pair again and again: that is no certainty."""
+    alone = grouped_auc([0, 1], [0.1, 0.9], ["a", "a"])
+    assert alone.value == 1.0 and np.isnan(alone.low) and np.isnan(alone.high) and alone.groups == (1, 1)
+    one_fake = grouped_auc([0] * 20 + [1], [*np.linspace(0, 1, 20), 0.5], [str(i) for i in range(20)] + ["f"])
+    assert np.isnan(one_fake.low) and one_fake.groups == (20, 1)
+    assert one_fake.to_dict()["low"] is None and one_fake.to_dict()["groups"] == [20, 1]
+    enough = grouped_auc([0, 1] * 5, [0.1, 0.9] * 5, [str(i // 2) for i in range(10)], rounds=50)
+    assert (enough.low, enough.high, enough.groups) == (1.0, 1.0, (5, 5))
+
+
+def test_a_score_that_is_no_number_ranks_nothing() -> None:
+    assert np.isnan(auc([0, 1], [1, float("nan")])) and np.isnan(auc([0, 1], [float("nan"), 1]))
+
+
+def test_a_threshold_counts_weights() -> None:
+    scores = [0.1, 0.2, 0.3, 0.9]
+    assert threshold_at(scores, 0.25) == pytest.approx(0.3)
+    assert threshold_at(scores, 0.25, [1, 1, 1, 3]) == pytest.approx(0.9)
+    assert threshold_at(scores, 0.5, [1, 1, 1, 3]) == pytest.approx(0.3) and threshold_at(scores, 0.0) > 0.9
