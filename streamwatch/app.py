@@ -37,7 +37,6 @@ from streamwatch.ingest.source import SourceContext, SourceMaker, make_source
 from streamwatch.ingest.webrtc import WebRtcGateway
 from streamwatch.metrics import Metrics
 from streamwatch.monitor import MonitorServices, MonitorSettings, StreamMonitor
-from streamwatch.protocols import Report
 from streamwatch.redact import display_url
 from streamwatch.results import Desk, Results
 from streamwatch.reviews import count_reviews
@@ -83,6 +82,7 @@ class Service:
         self.pacer: Pacer
         self.engine: LocalEngine
         self.address: Address
+        self._results: Results
 
     @property
     def url(self) -> str:
@@ -121,10 +121,11 @@ class Service:
         weights = find_set(config.ensemble.weights)
         build = {"version": __version__, "torch": version("torch"), "weights": f"{weights.name}-{weights.hash[:12]}"}
         metrics = Metrics(build, stale_after=config.scoring.stale_after)
+        recorder, evidence = self._evidence(metrics)
         self.engine = LocalEngine(EngineSettings(config.device, config.detector, config.ensemble), metrics)
         hub = Hub(HubOptions(ring=config.server.resume_ring, max_clients=config.server.max_clients), metrics)
         await enter(self.engine)
-        rooms = await self._alerting(rules, hub, metrics)
+        rooms = await self._alerting(rules, hub, metrics, recorder, evidence)
         gateway = WebRtcGateway()
         self._stack.push_async_callback(gateway.close_all)
         self._gateway = gateway
@@ -162,36 +163,32 @@ class Service:
             hub.configured(name, stream.name)
             await self.fleet.add(name, stream)
 
-    async def _alerting(self, rules: RuleEngine, hub: Hub, metrics: Metrics) -> _Rooms:
+    async def _alerting(
+        self, rules: RuleEngine, hub: Hub, metrics: Metrics, recorder: Recorder | None, evidence: Evidence | None
+    ) -> _Rooms:
         """From verdicts to alerts, evidence and history; takes up what an earlier run left open."""
         config = self._config
-        results: Results
-
-        def report(kind: AlertKind, name: str, problem: str | None) -> None:
-            results.service(kind, name, problem)
-
         sinks = make_sinks(config.alerts.sinks)
-        history = await self._open_history(History(config.history, metrics, report))
+        history = await self._open_history(History(config.history, metrics, self._report))
         dispatcher = Dispatcher(
             history.alerts,
             {name: (sinks[name], settings) for name, settings in config.alerts.sinks.items()},
             observer=metrics,
-            report=report,
+            report=self._report,
             group_wait=config.alerts.group_wait,
         )
         self._stack.push_async_callback(dispatcher.stop)
-        recorder, evidence = self._evidence(metrics, report)
-        results = Results(rules, hub, history, Desk(dispatcher, evidence), metrics)
+        results = self._results = Results(rules, hub, history, Desk(dispatcher, evidence), metrics)
         if history.statistics.open:
             await self._restore(results, hub, history, evidence)
         else:
             self._own(lambda: self._restore(results, hub, history, evidence), "restoration")
         self._own(history.run, "history")
         self._own(dispatcher.run, "dispatcher")
+        if evidence is not None:
+            self._own(evidence.run, "evidence")  # before the rules, so that at the end they say nothing after it
         self._own(results.run, "rules")
         self._own(lambda: count_reviews(history.alerts, metrics), "reviews")
-        if evidence is not None:
-            self._own(evidence.run, "evidence")
         return _Rooms(hub, metrics, results, history, recorder, evidence)
 
     def _fleet(self, rooms: _Rooms, context: SourceContext, allowed: AllowList) -> Fleet:
@@ -217,12 +214,20 @@ class Service:
 
         return Fleet(make_monitor, removed)
 
-    def _evidence(self, metrics: Metrics, report: Report) -> tuple[Recorder | None, Evidence | None]:
+    def _evidence(self, metrics: Metrics) -> tuple[Recorder | None, Evidence | None]:
+        """Refused where another service seals in that directory; any other fault of it keeps nobody from watching."""
         settings = self._config.alerts.evidence
         if not settings.enabled:
             return None, None
         recorder = Recorder(settings.ring_seconds, settings.ring_megabytes)
-        return recorder, Evidence(settings, EvidenceOptions(self._identity, self._pictures), recorder, metrics, report)
+        options = EvidenceOptions(self._identity, self._pictures)
+        evidence = Evidence(settings, options, recorder, metrics, self._report)
+        self._stack.callback(evidence.close)
+        return recorder, evidence
+
+    def _report(self, kind: AlertKind, name: str, problem: str | None) -> None:
+        """The service speaks of itself, from when its rooms run."""
+        self._results.service(kind, name, problem)
 
     def _identity(self, stream: str) -> Mapping[str, Any]:
         """Who judged a stream: what its evidence is signed with."""

@@ -21,7 +21,7 @@ StreamWatchError
 ├── DeliveryFailed           one attempt of one sink; `retryable` says whether another may help
 ├── EvidenceInvalid          a hash, the chain or the signature does not hold: exit 5
 ├── NotFound / Conflict      what was asked for is not there, or is there already
-└── ServerError              exit 6: the address is in use, or TLS files are unusable
+└── ServerError              exit 6: the address or the evidence directory is in use, or TLS files are unusable
 """
 
 from __future__ import annotations

@@ -91,12 +91,20 @@ class ClipInfo:
     codec: str
 
 
+class Clip(Protocol):
+    """Encoded pictures taken out of a ring, in memory: whatever the ring forgets from then on, they stay."""
+
+    async def write(self, path: Path) -> ClipInfo:
+        """The file's suffix is corrected to its format: see the result's `path`. Raises StorageError; a file of that
+        name appears only whole, a cancellation included."""
+
+
 class ClipSource(Protocol):
     """The bounded rings of what was last seen of each stream."""
 
-    async def cut(self, stream: str, start: float, end: float, path: Path) -> ClipInfo | None:
-        """Writes what the ring holds of wall times `start` to `end` (from the keyframe before `start`); None when it
-        holds nothing. Raises StorageError."""
+    def select(self, stream: str, start: float, end: float) -> Clip | None:
+        """What the ring holds of wall times `start` to `end` (from the keyframe before `start`); None when it holds
+        nothing. Never blocks."""
 
 
 class WhipGateway(Protocol):

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,20 +49,23 @@ class Chain:
         """Raises StorageError, EvidenceInvalid where the chain that is there does not hold."""
         self._path = directory / CHAIN
         self._signer = signer
-        _mend(self._path)
-        links = list(read(self._path))
-        self._head = links[-1].hash if links else GENESIS
-        self._next = len(links)
-        self.links = links
+        self._end = _mend(self._path)
+        self._head = GENESIS
+        self.links: list[Link] = []
+        self.alerts: set[str] = set()
+        """all that it names"""
+        self.removed: set[str] = set()
+        for link in read(self._path):
+            self._take(link)
 
     @property
     def head(self) -> str:
         return self._head
 
     def append(self, kind: Kind, alert: str, manifest: str, at: float) -> Link:
-        """On the disk when this returns. Raises StorageError."""
+        """On the disk when this returns. Raises StorageError, EvidenceInvalid where others have written to it since."""
         record = {
-            "index": self._next,
+            "index": len(self.links),
             "kind": kind,
             "alert": alert,
             "manifest": manifest,
@@ -71,18 +75,27 @@ class Chain:
         line = canonical({**record, "signature": self._signer.sign(canonical(record))})
         try:
             with self._path.open("ab", buffering=0) as file:
+                if file.tell() != self._end:
+                    raise EvidenceInvalid(f"{self._path}: was changed by others while it was in use")
                 _append(file, line + b"\n")
+                self._end = file.tell()
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror or error}") from error
         link = _link(json.loads(line), line)
-        self._head, self._next = link.hash, self._next + 1
-        self.links.append(link)
+        self._take(link)
         return link
+
+    def _take(self, link: Link) -> None:
+        self._head = link.hash
+        self.links.append(link)
+        self.alerts.add(link.alert)
+        if link.kind == "removed":
+            self.removed.add(link.alert)
 
 
 def read(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Link]:
     """The links in order, each checked against the one before, and against the key where one is given. Raises
-    EvidenceInvalid."""
+    EvidenceInvalid, StorageError."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -95,13 +108,14 @@ def read(path: Path, key: Ed25519PublicKey | None = None) -> Iterator[Link]:
         try:
             record = json.loads(line)
             link = _link(record, line)
-        except (ValueError, KeyError, TypeError) as error:
+            signature = str(record.pop("signature", ""))
+            signed = canonical(record)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise EvidenceInvalid(f"{where}: is damaged") from error
         if link.index != number or link.previous != previous:
             raise EvidenceInvalid(f"{where}: does not follow from the line before: something was taken out or put in")
         if key is not None:
-            signature = record.pop("signature", "")
-            check_signature(key, str(signature), canonical(record), where)
+            check_signature(key, signature, signed, where)
         previous = link.hash
         yield link
 
@@ -112,14 +126,18 @@ def signed_by(line: bytes, key: Ed25519PublicKey) -> bool:
         record = json.loads(line)
         signature = record.pop("signature", "")
         check_signature(key, str(signature), canonical(record), Path(CHAIN))
-    except (EvidenceInvalid, ValueError, TypeError, AttributeError):
+    except (EvidenceInvalid, ValueError, TypeError, AttributeError, RecursionError):
         return False
     return True
 
 
 def _link(record: Mapping[str, Any], line: bytes) -> Link:
+    """Raises ValueError, KeyError, TypeError, OverflowError."""
     fields = {name: record[name] for name in ("index", "kind", "alert", "manifest", "previous", "at")}
-    return Link(**fields, hash=hashlib.sha256(line).hexdigest())
+    link = Link(**fields, hash=hashlib.sha256(line).hexdigest())
+    if not math.isfinite(link.at) or Path(link.alert).name != link.alert or not link.alert.strip("."):
+        raise ValueError("no time, or no name of a directory")
+    return link
 
 
 def _append(file: BinaryIO, line: bytes) -> None:
@@ -135,14 +153,16 @@ def _append(file: BinaryIO, line: bytes) -> None:
         raise
 
 
-def _mend(path: Path) -> None:
-    """Takes off a last line that a crash left half written: it had not been promised to anyone."""
+def _mend(path: Path) -> int:
+    """Takes off a last line that a crash left half written: it had not been promised to anyone. The file's length."""
     try:
         content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
             with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
+                file.truncate(whole)
+        return whole
     except FileNotFoundError:
-        return
+        return 0
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error

@@ -20,7 +20,8 @@ WINDOW = 10.0
 """The window of a record that does not say its own."""
 MARGIN = 5.0
 """Seconds beyond window and rolls, until a bundle that is due comes to be written."""
-MAX_SCORES = 2000
+MAX_RATE = 240
+"""Scores a second that are kept: as often as a stream may be looked at, so that nothing of the window is missing."""
 MAX_FACES = 12
 """Crops kept for each track besides its worst; one is about 150 kB."""
 MAX_TRACKS = 8
@@ -54,7 +55,7 @@ class _Track:
 @dataclass(slots=True)
 class _Stream:
     window: float = WINDOW
-    scores: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_SCORES))
+    scores: deque[dict[str, Any]] = field(default_factory=deque)
     tracks: OrderedDict[int | None, _Track] = field(default_factory=OrderedDict)
 
 
@@ -70,15 +71,16 @@ class Recent:
         stream = self._streams.setdefault(score.stream, _Stream())
         stream.window = WINDOW if score.window is None else score.window
         stream.scores.append(score_record(score, scores))
-        oldest = score.at.wall - self._back(stream) - self._post_roll - MARGIN
-        while stream.scores and stream.scores[0]["at"] < oldest:
+        kept = self._back(stream) + self._post_roll + MARGIN
+        # By the clock that nobody sets: a wall clock that is set back would keep everything until it has caught up.
+        while stream.scores[0]["monotonic"] < score.at.mono - kept or len(stream.scores) > kept * MAX_RATE:
             stream.scores.popleft()
         if scores is None or not pictures:
             return
         for scored in scores.faces:
             if scored.crop is not None:
                 track = stream.tracks.setdefault(scored.face.track, _Track())
-                track.add(SeenFace(scores.frame.captured_at.wall, scored), oldest)
+                track.add(SeenFace(scores.frame.captured_at.wall, scored), score.at.wall - kept)
                 stream.tracks.move_to_end(scored.face.track)
         while len(stream.tracks) > MAX_TRACKS:
             stream.tracks.popitem(last=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from streamwatch.alerts.disk import translated, write_whole
 from streamwatch.errors import ConfigError, EvidenceInvalid, StorageError
 
 
@@ -29,11 +29,11 @@ class Signer:
 
     @classmethod
     def load(cls, path: Path) -> Signer:
-        """Raises ConfigError."""
+        """Raises ConfigError for what is no key, StorageError where it cannot be read (a disk that is not mounted)."""
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
-            raise ConfigError(f"alerts.evidence.signing_key: {path}: {error.strerror or error}") from error
+            raise StorageError(f"alerts.evidence.signing_key: {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ConfigError(f"alerts.evidence.signing_key: {path}: is no unencrypted private key (PEM)") from error
         if not isinstance(key, Ed25519PrivateKey):
@@ -42,18 +42,18 @@ class Signer:
 
     @classmethod
     def load_or_make(cls, path: Path) -> Signer:
-        """Makes the key where there is none, readable by its owner alone. Raises ConfigError, StorageError."""
-        if not path.exists():
-            pem = Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(pem)
-            except OSError as error:
-                raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
-        return cls.load(path)
+        """Makes the key where there is none, readable by its owner alone. Raises StorageError, EvidenceInvalid."""
+        with translated(path):
+            # An earlier version could leave an empty one on a full disk.
+            if not path.exists() or path.stat().st_size == 0:
+                pem = Ed25519PrivateKey.generate().private_bytes(
+                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+                )
+                write_whole(path, pem, 0o600)
+        try:
+            return cls.load(path)
+        except ConfigError as error:  # nobody configured this one
+            raise EvidenceInvalid(f"{path}: is damaged") from error
 
     def sign(self, content: bytes) -> str:
         """Base64."""

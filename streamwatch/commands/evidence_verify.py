@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     proof = verify(args.directory, args.public_key, args.head)
     print(f"{args.directory}: holds. {proof.bundles} bundles verified, {proof.removed} removed by retention")
     print(f"key  {proof.key}" + ("" if args.public_key else "  (found beside the evidence, not given by you)"))
+    if proof.left:
+        print(f"left {', '.join(proof.left)}: no evidence any more, the service removes what is left of it")
     if proof.head:
         print(f"head {proof.head}")
     return 0

@@ -1,9 +1,12 @@
-"""Watch one stream without a configuration file: the dashboard on loopback, and a line a second here."""
+"""Watch one stream without a configuration file: the dashboard on loopback, and a line a second here. What it finds is
+gone when it ends, unless the environment says where to keep it."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import tempfile
+from pathlib import Path
 
 from streamwatch.app import Service
 from streamwatch.commands.console import print_scores
@@ -29,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--duration", type=float, metavar="S", help="end by itself after so many seconds")
 
 
-def watch_config(args: argparse.Namespace) -> Config:
-    """The environment's settings with this one stream. Raises ConfigError."""
+def watch_config(args: argparse.Namespace, scratch: Path) -> Config:
+    """The environment's settings with this one stream. History and evidence go to `scratch` where the environment does
+    not place them: those of a service that runs here are not ours. Raises ConfigError."""
     stream = {"url": args.url, "loop": args.loop}
     stream |= {
         key: value
@@ -41,6 +45,9 @@ def watch_config(args: argparse.Namespace) -> Config:
     base["streams"] = {args.id: stream}
     given = {"host": args.host, "port": args.port}
     base["server"] = {**base.get("server", {}), **{key: value for key, value in given.items() if value is not None}}
+    base["history"] = {"url": f"sqlite+aiosqlite:///{scratch / 'history.db'}", **base.get("history", {})}
+    alerts = base.setdefault("alerts", {})
+    alerts["evidence"] = {"directory": scratch / "evidence", **alerts.get("evidence", {})}
     if args.weights:
         base["ensemble"] = {**base.get("ensemble", {}), "weights": args.weights}
     base.setdefault("log_level", "warning")
@@ -48,15 +55,20 @@ def watch_config(args: argparse.Namespace) -> Config:
 
 
 def run(args: argparse.Namespace) -> int:
-    return asyncio.run(_watch(args))
+    with tempfile.TemporaryDirectory(prefix="streamwatch-watch-") as scratch:
+        return asyncio.run(_watch(args, Path(scratch)))
 
 
-async def _watch(args: argparse.Namespace) -> int:
-    config = watch_config(args)
+async def _watch(args: argparse.Namespace, scratch: Path) -> int:
+    config = watch_config(args, scratch)
     for stream in config.streams.values():
         check_source(stream, config.ingest)
     service = Service(config)
-    await run_until_stopped(
-        service, lambda: print(f"dashboard  {service.url}", flush=True), print_scores(service), args.duration
-    )
+
+    def announce() -> None:
+        if config.alerts.evidence.directory.is_relative_to(scratch):
+            print("evidence   until this ends; `streamwatch serve` keeps it")
+        print(f"dashboard  {service.url}", flush=True)
+
+    await run_until_stopped(service, announce, print_scores(service), args.duration)
     return 0

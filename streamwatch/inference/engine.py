@@ -75,10 +75,10 @@ class LocalEngine:
         try:
             for worker in self._workers:
                 await asyncio.wrap_future(worker.start())  # one after another: loading is memory- and disk-bound
+            self._crop = make_cropper(self.weights, self._models[0].crop_size, self._settings.crop)
         except BaseException:
             await self._stop(quiet=True)
             raise
-        self._crop = make_cropper(self.weights, self._models[0].crop_size, self._settings.crop)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -78,23 +78,27 @@ class Recorder:
             evicted=sum(ring.evicted for ring in rings),
         )
 
-    async def cut(self, stream: str, start: float, end: float, path: Path) -> ClipInfo | None:
-        """As protocols.ClipSource says. The file's suffix is corrected to its format: see the result's `path`.
-
-        Cancellation leaves no half-written file under that name.
-        """
+    def select(self, stream: str, start: float, end: float) -> _Clip | None:
         with self._lock:
             track = self._tracks.get(stream)
         segment = track.ring.select(start, end) if track is not None else None
-        if segment is None:
-            return None
-        return await asyncio.to_thread(_write, segment, path)
+        return None if segment is None else _Clip(segment)
 
     def _track(self, stream: str) -> _Track:
         with self._lock:
             if stream not in self._tracks:
                 self._tracks[stream] = _Track(PacketRing(self._seconds, self._limit))
             return self._tracks[stream]
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """A protocols.Clip."""
+
+    segment: Segment
+
+    async def write(self, path: Path) -> ClipInfo:
+        return await asyncio.to_thread(_write, self.segment, path)
 
 
 class _Track:

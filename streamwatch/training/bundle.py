@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from streamwatch.errors import WeightsCorrupt
+from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.members import MaskMember, MemberSpec, build_member
-from streamwatch.inference.weights import FORMAT, MANIFEST, load_tensors, read_manifest
+from streamwatch.inference.weights import FORMAT, MANIFEST, find_set, load_tensors
 
 LARGEST_FILE = 12_000_000
 LARGEST_SET = 24_000_000
@@ -31,13 +30,18 @@ def load_checkpoint(path: Path) -> MaskMember:
     return member.eval()
 
 
-def load_bundled(directory: Path, name: str, set_name: str = "bundled") -> MaskMember:
-    """One member of a set of weights, ready to go on training from."""
-    record = next((m for m in read_manifest(directory).sets[set_name].members if m.name == name), None)
+def load_bundled(directory: Path, name: str) -> MaskMember:
+    """One member of a directory's set of weights, whatever its name, ready to go on training from."""
+    weights = find_set(str(directory))
+    record = next((m for m in weights.record.members if m.name == name), None)
     if record is None:
-        raise WeightsCorrupt(f"{directory / MANIFEST}: the set {set_name} has no member {name}")
-    member = new_member(MemberSpec.from_dict(dict(record.architecture)))
-    tensors = load_tensors(directory / record.file, record.sha256)
+        raise WeightsCorrupt(f"{weights.directory / MANIFEST}: the set {weights.name} has no member {name}")
+    path = weights.directory / record.file
+    try:
+        member = new_member(MemberSpec.from_dict(dict(record.architecture)))
+    except (ValueError, TypeError) as error:
+        raise WeightsCorrupt(f"{path}: {error}") from error
+    tensors = load_tensors(path, record.sha256)
     member.load_state_dict({key: value.float() for key, value in tensors.items()})
     return member.eval()
 
@@ -50,17 +54,50 @@ def new_member(spec: MemberSpec) -> MaskMember:
     return member
 
 
-def save_member(member: MaskMember, path: Path) -> str:
-    """Write the weights and return their sha256. Kernels are float16; scales and statistics, which can leave its
+def member_bytes(member: MaskMember) -> bytes:
+    """The weights as a safetensors file. Kernels are float16; scales and statistics, which can leave its range and
 
-    range and weigh nothing, float32."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    weigh nothing, float32."""
     state = {key: value.half() if value.ndim > 1 else value for key, value in member.state_dict().items()}
-    save_file({key: value.contiguous() for key, value in state.items()}, path)
-    size = path.stat().st_size
-    if size > LARGEST_FILE:
-        raise ValueError(f"{path}: {size} bytes, more than the {LARGEST_FILE} that one member may have")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    content: bytes = save({key: value.contiguous() for key, value in state.items()})
+    return content
+
+
+def write_members(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a set, by name. ConfigError where they are too large, before anything is written.
+
+    All lie whole beside their places before the first takes its own: they may replace those of a set in use.
+    """
+    for name, content in files.items():
+        if len(content) > LARGEST_FILE:
+            raise ConfigError(f"members: {name}: {len(content)} bytes, more than the {LARGEST_FILE} of one member")
+    total = sum(map(len, files.values()))
+    if total > LARGEST_SET:
+        raise ConfigError(f"members: {total} bytes together, more than the {LARGEST_SET} of a set")
+    directory.mkdir(parents=True, exist_ok=True)
+    parts = {directory / f"{name}.part": directory / name for name in files}
+    try:
+        for part, content in zip(parts, files.values(), strict=True):
+            part.write_bytes(content)
+        for part, place in parts.items():
+            part.replace(place)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def file_name(manifest: Mapping[str, Any], set_name: str, member: str) -> str:
+    """`vit.safetensors`, or `mine-vit.safetensors` where that file or its card is another set's or a detector's.
+
+    ConfigError where the longer name is taken as well."""
+    others = [one for name, one in manifest.get("sets", {}).items() if name != set_name]
+    records = [record for one in others for record in one.get("members", [])]
+    records += manifest.get("detectors", {}).values()
+    taken = {Path(record["file"]).stem.lower() for record in records}
+    for stem in (member.lower(), f"{set_name}-{member}".lower()):
+        if stem not in taken:
+            return f"{stem}.safetensors"
+    raise ConfigError(f"members: {stem}.safetensors belongs to another set of the directory")
 
 
 def read_raw_manifest(directory: Path) -> dict[str, Any]:

@@ -92,18 +92,18 @@ def _balanced(labels: npt.NDArray[np.int64], source: Floats) -> npt.NDArray[np.f
 
 def _real_examples(
     evidence: Evidence, temperatures: npt.NDArray[np.float64], biases: npt.NDArray[np.float64]
-) -> tuple[Floats, npt.NDArray[np.float64]]:
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Members' calibrated logits (N, M) of real faces and of real clips' windows, and each one's weight: faces and
 
     windows weigh the same."""
-    rows = [((evidence.logits[evidence.labels == 0] + biases) / temperatures).astype(np.float32)]
+    rows = [np.asarray((evidence.logits[evidence.labels == 0] + biases) / temperatures, np.float64)]
     windows: list[Floats] = []
     for scored in evidence.clips:
         if scored.clip.label == 0:
             adjusted = replace(scored, members=((scored.members + biases) / temperatures).astype(np.float32))
             windows += [members for _, members in adjusted.windows()]
     if windows:
-        rows.append(np.stack(windows))
+        rows.append(np.stack(windows).astype(np.float64))
     shares = np.concatenate([np.full(len(part), 1.0 / len(part)) for part in rows if len(part)])
     return np.concatenate(rows), shares
 

@@ -1,35 +1,44 @@
 """Make a weight set of trained members: NAME=CHECKPOINT for each, or NAME=DIRECTORY:MEMBER to keep one of a set.
 
-NAME=CHECKPOINT*SHARE averages the checkpoint's weights with those of `--anchor`, which it was refined from: the mean
-keeps more of what the longer training knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+With *SHARE behind it, its weights are averaged with those of `--anchor`, which it was refined from: the mean keeps more
+of what the longer training knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from streamwatch.errors import ConfigError, WeightsCorrupt
+from streamwatch.errors import ConfigError, StreamWatchError
 from streamwatch.inference.members import MaskMember
+from streamwatch.inference.weights import find_set
 from streamwatch.training.bundle import (
-    LARGEST_SET,
+    file_name,
     load_bundled,
     load_checkpoint,
     load_warm_start,
+    member_bytes,
     new_member,
     read_raw_manifest,
-    save_member,
+    write_members,
     write_set,
 )
 
+OF_A_CALIBRATION = ("disagreement_p99", "calibrated")
+"""What a set loses when its members are replaced; its threshold is set anew."""
+
 
 class Choice(NamedTuple):
-    """One member of the set: its name, its checkpoint, and the checkpoint's share beside the anchor."""
+    """One member of the set: its name, its checkpoint or DIRECTORY:MEMBER, and its share beside the anchor."""
 
     name: str
     checkpoint: Path
@@ -47,19 +56,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     choices = [parse_choice(text) for text in args.members]
-    before = read_raw_manifest(args.output).get("sets", {}).get(args.set, {})
+    _refuse_repeated(choices)
+    if not re.fullmatch(r"\w[\w.-]*", args.set):  # it may become part of a file's name
+        raise ConfigError(f"set: {args.set!r} must be of letters, digits, '_', '.' and '-'")
     mirrored = set(filter(None, args.mirrored.split(",")))
     if strange := mirrored - {choice.name for choice in choices}:
         raise ConfigError(f"mirrored: {', '.join(sorted(strange))} is none of the members")
+    manifest = read_raw_manifest(args.output)
+    content: dict[str, bytes] = {}
+    records = []
     # All are read before any is written: a member that is kept may lie where another will.
-    loaded = [_load(choice, args.anchor) for choice in choices]
-    records = [_export(c, m, t, args.output, c.name in mirrored) for c, (m, t) in zip(choices, loaded, strict=True)]
-    total = sum((args.output / record["file"]).stat().st_size for record in records)
-    if total > LARGEST_SET:
-        raise ConfigError(f"members: {total} bytes together, more than the {LARGEST_SET} of a set")
+    for choice in choices:
+        member, trained = _load(choice, args.anchor)
+        file = file_name(manifest, args.set, choice.name)
+        content[file] = member_bytes(member)
+        spec = replace(member.spec, mirrored=choice.name in mirrored).to_dict()
+        records.append(_record(choice.name, file, content[file], spec, trained))
+    write_members(args.output, content)
+    before = {k: v for k, v in manifest.get("sets", {}).get(args.set, {}).items() if k not in OF_A_CALIBRATION}
     record = {"version": args.version, "fusion": "logit_mean", "threshold": 0.5, "threshold_basis": "not calibrated"}
     write_set(args.output, args.set, {**before, **record, "figures": {}, "members": records})
-    print(f"{args.output}: {args.set} {args.version}, {total / 1e6:.1f} MB; now calibrate it")
+    print(f"{args.output}: {args.set} {args.version}, {sum(map(len, content.values())) / 1e6:.1f} MB; now calibrate it")
     return 0
 
 
@@ -76,6 +93,12 @@ def parse_choice(text: str) -> Choice:
     return Choice(name, Path(path), value)
 
 
+def _refuse_repeated(choices: list[Choice]) -> None:
+    names = [choice.name.lower() for choice in choices]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"members: {', '.join(repeated)}: named twice; upper and lower case are the same file")
+
+
 def average(member: MaskMember, anchor: MaskMember, share: float) -> None:
     """Move the member's floating-point weights towards the anchor's: `share` of its own stays."""
     state = member.state_dict()
@@ -89,33 +112,40 @@ def _load(choice: Choice, anchor: Path | None) -> tuple[MaskMember, dict[str, An
     directory, kept, name = str(choice.checkpoint).rpartition(":")
     if kept:
         member = load_bundled(Path(directory), name)
-        records = read_raw_manifest(Path(directory))["sets"]["bundled"]["members"]
-        return member, next(record.get("trained", {}) for record in records if record["name"] == name)
-    member = load_checkpoint(choice.checkpoint)
-    saved = torch.load(choice.checkpoint, map_location="cpu", weights_only=True)
-    trained = {"commit": _commit(), "command": saved.get("command", ""), "images": saved["progress"]["seen"]}
+        weights = find_set(directory)
+        records = read_raw_manifest(weights.directory)["sets"][weights.name]["members"]
+        trained = dict(next(record.get("trained", {}) for record in records if record["name"] == name))
+    else:
+        member = load_checkpoint(choice.checkpoint)
+        trained = _trained(torch.load(choice.checkpoint, map_location="cpu", weights_only=True))
     if choice.share < 1:
         if anchor is None:
             raise ConfigError(f"anchor: needed for {choice.name}, whose share is {choice.share}")
         origin = new_member(member.spec)
         load_warm_start(anchor, origin)
         average(member, origin, choice.share)
-        trained["share_beside_the_anchor"] = choice.share
+        # Of what was averaged before, its own weights keep a share of their share.
+        trained["share_beside_the_anchor"] = choice.share * trained.get("share_beside_the_anchor", 1.0)
     return member, trained
 
 
-def _export(
-    choice: Choice, member: MaskMember, trained: dict[str, Any], output: Path, mirrored: bool
-) -> dict[str, Any]:
-    spec = replace(member.spec, mirrored=mirrored)
-    file = f"{choice.name.lower()}.safetensors"
-    digest = save_member(member, output / file)
+def _trained(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's words on a checkpoint's training. A checkpoint that does not know its commit is given that of
+
+    its export, under a name that says so."""
+    trained = {"command": saved.get("command", ""), "images": saved["progress"]["seen"]}
+    if commit := saved.get("commit"):
+        return {"commit": commit, **trained}
+    return {"exported_at": _commit(), **trained}
+
+
+def _record(name: str, file: str, content: bytes, spec: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
     return {
-        "name": choice.name,
+        "name": name,
         "file": file,
-        "sha256": digest,
-        "architecture": spec.to_dict(),
-        "crop": spec.crop,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "architecture": spec,
+        "crop": spec["crop"],
         "temperature": 1.0,
         "bias": 0.0,
         "trained": trained,
@@ -124,14 +154,15 @@ def _export(
 
 
 def _commit() -> str:
-    """The checkout's commit, or empty outside a checkout."""
+    """HEAD of the checkout that this package lies in; empty where it lies in none, or is installed in another's."""
+    root = Path(str(files("streamwatch"))).parent.resolve()
+    command = ["git", "rev-parse", "--show-toplevel", "--short", "HEAD"]
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    top, _, commit = done.stdout.strip().partition("\n")
+    return commit if Path(top).resolve() == root else ""
 
 
 if __name__ == "__main__":
@@ -139,5 +170,5 @@ if __name__ == "__main__":
     add_arguments(_parser)
     try:
         raise SystemExit(run(_parser.parse_args()))
-    except WeightsCorrupt as _error:
+    except StreamWatchError as _error:
         raise SystemExit(f"export: {_error}") from _error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import track
 
@@ -78,9 +79,9 @@ def clips_of(data: Path | None, given: Path | None) -> Path | None:
     return table if table.exists() else None
 
 
-def fused_logits(members: Floats, fusion: Fusion) -> Floats:
+def fused_logits(members: npt.NDArray[np.floating], fusion: Fusion) -> npt.NDArray[np.float64]:
     """Members' calibrated logits (N, M) to one (N,), as serving fuses them."""
-    return np.asarray(fuse(torch.from_numpy(np.ascontiguousarray(members, np.float32)), fusion).numpy(), np.float32)
+    return np.asarray(fuse(torch.from_numpy(np.ascontiguousarray(members, np.float64)), fusion).numpy(), np.float64)
 
 
 def score_clips(ensemble: Ensemble, clips: Sequence[ClipFaces]) -> list[ScoredClip]:

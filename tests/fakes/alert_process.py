@@ -25,6 +25,8 @@ from streamwatch.domain import AlertEvent, Instant
 from streamwatch.history.store import History
 from tests.fakes.records import stream_score
 
+RESTORE_REACH = 86_400.0
+"""As in app.py, which would load torch."""
 STREAMS = ("cam0", "cam1", "cam2", "cam3")
 RULE = {"kind": "window", "for": 0, "resolve_after": 0, "cooldown": 0}
 
@@ -50,7 +52,7 @@ class Process:
     async def run(self, drain: bool) -> None:
         await self.history.open()
         work = [asyncio.create_task(w) for w in (self.history.run(), self.dispatcher.run(), self.evidence.run())]
-        earlier = await self.history.alerts.active(time.time() - 120.0)
+        earlier = await self.history.alerts.active(time.time() - RESTORE_REACH)
         for alert in earlier:
             self.evidence.interrupted(alert)
         self._raise(self.rules.restore(earlier, now()))
@@ -81,7 +83,8 @@ class Process:
             await asyncio.sleep(0.03)
 
     async def _waiting(self) -> bool:
-        return self.dispatcher.statistics.unrecorded > 0 or await self.history.alerts.pending() > 0
+        sealing = bool(self.evidence._earlier)
+        return sealing or self.dispatcher.statistics.unrecorded > 0 or await self.history.alerts.pending() > 0
 
     def _raise(self, events: list[AlertEvent]) -> None:
         for event in events:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import threading
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import av
@@ -191,18 +194,84 @@ async def test_an_alert_whose_bundle_a_crash_prevented_is_in_the_chain_all_the_s
     assert verify(tmp_path).bundles == 2
 
 
+async def test_a_bundle_of_an_earlier_run_shows_nobody_of_this_one(tmp_path: Path) -> None:
+    """Its database was away for a while: when its alerts are taken up, somebody else is face 1."""
+    recorder = Recorder()
+    evidence = Evidence(settings(tmp_path), EvidenceOptions(lambda stream: IDENTITY), clips=recorder)
+    runner = asyncio.create_task(evidence.run())
+    now = Instant(time.monotonic(), time.time())
+    for i in range(15):
+        at = now.shifted((i - 15) / 5)
+        recorder.frame("lobby", scored_frame(i, at, 1.0).frame)
+        evidence.observe(replace(stream_score(0, 0.9), at=at, seq=i), scored_frame(i, at, 5.0))
+    earlier = opened("a1", now.shifted(-1.0)).after
+    assert earlier.labels["tracks"] == "1"
+    evidence.interrupted(earlier)
+    await until(lambda: evidence.directories("a1"))
+    runner.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+    manifest = json.loads((tmp_path / "a1" / "manifest.json").read_text())
+    assert (set(manifest["files"]), manifest["clip"], manifest["faces"]) == ({"scores.json"}, None, {})
+    assert json.loads((tmp_path / "a1" / "scores.json").read_text()) == []
+
+
+async def test_a_slow_disk_costs_no_clip_and_too_many_alerts_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty alerts at once; when the second bundle has its turn, the ring has long forgotten what led to it."""
+    told: list[str | None] = []
+    slow, go_on, sync = threading.Event(), threading.Event(), os.fsync
+
+    def fsync(file: int) -> None:
+        if slow.is_set():
+            stuck.set()
+            assert go_on.wait(60)
+        sync(file)
+
+    stuck = threading.Event()
+    monkeypatch.setattr(os, "fsync", fsync)
+    recorder = Recorder()
+    options = EvidenceOptions(lambda stream: IDENTITY)
+    evidence = Evidence(settings(tmp_path), options, recorder, report=lambda kind, name, problem: told.append(problem))
+    runner = asyncio.create_task(evidence.run())
+    now = Instant(time.monotonic(), time.time())
+    for i in range(15):
+        recorder.frame("lobby", scored_frame(i, now.shifted((i - 15) / 5), 1.0).frame)
+    await until(lambda: told == [None])
+    slow.set()
+    for number in range(40):
+        evidence.submit(opened(f"a{number:02}", now))
+    assert told[1:] == [f"none is kept for a{number}: too many alerts at once" for number in range(32, 40)]
+    await until(stuck.is_set)
+    await asyncio.sleep(0.2)  # the post-roll of the others is over too
+    for i in range(15):
+        recorder.frame("lobby", scored_frame(i, now.shifted(60 + i / 5), 1.0).frame)
+    assert recorder.select("lobby", now.wall - 3, now.wall) is None
+    go_on.set()
+    await until(lambda: len(names(tmp_path)) == 32 + len({"signing_key.pem", "public_key.pem", "chain.jsonl", ".lock"}))
+    runner.cancel()
+    await asyncio.gather(runner, return_exceptions=True)
+    for number in range(32):
+        clip = json.loads((tmp_path / f"a{number:02}" / "manifest.json").read_text())["clip"]
+        assert clip is not None, number
+        assert datetime.fromisoformat(clip["start"]).timestamp() == pytest.approx(now.wall - 3.0, abs=0.5)
+    assert verify(tmp_path).bundles == 32
+    assert told[-1] is None
+
+
 async def test_a_clock_that_leaps_ahead_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await gather(make(tmp_path), "a1")
     evidence = make(tmp_path)
     wall = time.time
     monkeypatch.setattr("streamwatch.alerts.evidence.time.time", lambda: wall() + 400 * 86_400.0)
-    await evidence._retain()
+    await evidence._upkeep()
+    evidence.close()
     assert verify(tmp_path).bundles == 1
 
 
 async def test_nothing_is_stored_without_an_alert(tmp_path: Path) -> None:
     await gather(make(tmp_path))
-    assert names(tmp_path) == {"signing_key.pem", "public_key.pem"}
+    assert names(tmp_path) == {"signing_key.pem", "public_key.pem", ".lock"}
 
 
 async def test_the_end_of_the_service_seals_what_waits(tmp_path: Path) -> None:
@@ -213,14 +282,14 @@ async def test_the_end_of_the_service_seals_what_waits(tmp_path: Path) -> None:
 async def test_retention_by_age_and_size_keeps_the_chain_whole(tmp_path: Path) -> None:
     evidence = make(tmp_path)
     await gather(evidence, "a1", "a2", "a3")
-    sealer = evidence._sealer
-    assert sealer.retain(time.time()) == []
+    assert evidence._open().retain(time.time()) == []
+    evidence.close()
     size = sum(f.stat().st_size for f in (tmp_path / "a1").iterdir())
     small = make(tmp_path, keep_gigabytes=size * 1.5 / 1e9)
-    assert small._sealer.retain(time.time()) == ["a1", "a2"]
+    assert small._open().retain(time.time()) == ["a1", "a2"]
     proof = verify(tmp_path)
     assert (proof.bundles, proof.removed) == (1, 2)
-    assert small._sealer.retain(time.time() + 31 * 86_400) == ["a3"]
+    assert small._open().retain(time.time() + 31 * 86_400) == ["a3"]
     assert verify(tmp_path).removed == 3
 
 

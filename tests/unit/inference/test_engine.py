@@ -155,6 +155,20 @@ async def test_corrupt_weights_stop_the_start_and_leave_no_thread(settings: Engi
     assert not [t for t in threading.enumerate() if t.name.startswith("device-")]
 
 
+async def test_a_set_of_another_crop_stops_the_start_and_leaves_no_thread(
+    settings: EngineSettings, tmp_path: Path
+) -> None:
+    foreign = Path(shutil.copytree(find_set("bundled").directory, tmp_path / "foreign"))
+    manifest = json.loads((foreign / "manifest.json").read_text())
+    manifest["sets"]["bundled"]["members"][0]["crop"] = "square2.0h-v9"
+    (foreign / "manifest.json").write_text(json.dumps(manifest))
+    ensemble = EnsembleSettings(weights=str(foreign))
+    with pytest.raises(WeightsCorrupt, match=r"square2\.0h-v9"):
+        async with LocalEngine(EngineSettings(settings.device, ensemble=ensemble), NullObserver()):
+            pass
+    assert not [t for t in threading.enumerate() if t.name.startswith("device-")]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("face.pth", "another network"), ("face.pth", "junk"), ("face.safetensors", "junk"), ("face.pth", "")],

@@ -15,9 +15,9 @@ from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.ensemble import load_ensemble
 from streamwatch.inference.members import MaskMember, MemberSpec
 from streamwatch.inference.weights import find_set
-from streamwatch.training import check, command, export
+from streamwatch.training import command, export
 from streamwatch.training.batches import HostBatches
-from streamwatch.training.bundle import load_bundled, load_checkpoint, new_member, save_member, transplant, write_set
+from streamwatch.training.bundle import load_bundled, load_checkpoint, new_member, transplant, write_set
 from streamwatch.training.calibrate import Evidence, calibrate
 from streamwatch.training.clips import Clip
 from streamwatch.training.loop import Recipe, Trainer
@@ -50,10 +50,10 @@ def exported(folder: Path) -> Path:
     return output
 
 
-def export_set(members: list[str], output: Path, mirrored: str = "") -> None:
+def export_set(members: list[str], output: Path, mirrored: str = "", more: tuple[str, ...] = ()) -> None:
     parser = argparse.ArgumentParser()
     export.add_arguments(parser)
-    words = [*members, "--output", str(output), "--version", "t", "--mirrored", mirrored]
+    words = [*members, "--output", str(output), "--version", "t", "--mirrored", mirrored, *more]
     export.run(parser.parse_args(words))
 
 
@@ -136,27 +136,6 @@ def test_a_malformed_choice_is_refused(text: str) -> None:
         export.parse_choice(text)
 
 
-def test_a_set_is_checked_against_its_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = exported(tmp_path)
-    arguments = argparse.Namespace(weights=str(output), write=True)
-    assert check.run(arguments) == 0
-    arguments.write = False
-    with pytest.raises(WeightsCorrupt):  # no cards yet
-        check.run(arguments)
-    assert "vit.md: the model card is missing" in capsys.readouterr().err
-    for name in ("vit.md", "vitst.md"):
-        (output / name).write_text("card")
-    assert check.run(arguments) == 0
-    manifest = json.loads((output / "manifest.json").read_text())
-    manifest["sets"]["bundled"]["figures"]["fixed_logits"][0][0] += 1
-    (output / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(WeightsCorrupt):
-        check.run(arguments)
-    save_member(new_member(SPEC), output / "vit.safetensors")
-    with pytest.raises(WeightsCorrupt):
-        check.run(arguments)
-
-
 def clip(label: int, group: str, values: list[float], method: str = "swap") -> ScoredClip:
     fused = np.array(values, np.float32)
     members = np.stack((fused + 0.5, fused - 0.5), 1)
@@ -194,7 +173,7 @@ def test_false_alarms_are_upward_crossings_of_the_window() -> None:
     fake = clip(1, "c", [3.0] * 20)
     alarms = false_alarms([quiet, burst, fake], 0.0)
     assert alarms.count == 2
-    assert alarms.hours == pytest.approx((19 + 79) / 3600)
+    assert alarms.hours == pytest.approx((16 + 76) / 3600)  # four frames of each clip are not scored
     assert "shows only < " in str(false_alarms([quiet], 0.0))
 
 
@@ -204,7 +183,7 @@ def test_figures_of_clips(tmp_path: Path) -> None:
     figures = clip_figures(clips, ("A", "B"), 0.5)
     assert figures["pooled"]["value"] == 1.0 and figures["clips"] == {"real": 10, "fake": 10}
     assert set(figures["members"]) == set(figures["without"]) == {"A", "B"}
-    assert figures["by_method"] == {"swap": {"value": 1.0, "low": 1.0, "high": 1.0}}
+    assert figures["by_method"] == {"swap": {"value": 1.0, "low": 1.0, "high": 1.0, "groups": [10, 10]}}
     assert figures["by_face_size"]["0-96 px"]["value"] is None
     assert "pooled: 1.000 [1.000, 1.000]" in as_text(figures)
     curve = ("clips", [s.clip.label for s in clips], [s.logit for s in clips])
