@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.progress import track
 from streamwatch.domain import Floats, Image
 from streamwatch.inference.crop import CROP_VERSION, crop_face
 from streamwatch.inference.faces import FaceFinder
-from streamwatch.training.faces import UNREADABLE, DatasetError
+from streamwatch.training.faces import UNREADABLE, DatasetError, read_arrays, write_arrays
 
 LABELS = {"real": 0, "fake": 1, "0": 0, "1": 1}
 DETECTOR_BATCH = 4
@@ -26,7 +27,8 @@ DETECTOR_BATCH = 4
 class Clip:
     """One labelled video. `region` (x0, y0, x1, y1) is the part that the label speaks of, in pixels; None is all.
 
-    Clips of one `group` share footage or people: intervals and splits go by it.
+    Clips of one `group` share footage or people: intervals and splits go by it. `footage` is the recording that a clip
+    is, or that a fake was made of; where nobody says, all of a group may be.
     """
 
     path: Path
@@ -35,6 +37,7 @@ class Clip:
     group: str = ""
     region: tuple[int, int, int, int] | None = None
     source: str = ""
+    footage: str = ""
 
     @property
     def name(self) -> str:
@@ -130,7 +133,7 @@ def clip_faces(clip: Clip, finder: FaceFinder, sampling: Sampling) -> ClipFaces:
     """The face of each sampled frame that the detector is surest of."""
     crops, heights, times, sampled = [], [], [], 0
     for batch in _batches(read_frames(clip.path, sampling), DETECTOR_BATCH):
-        pictures = [_cut(picture, clip.region) for _, picture in batch]
+        pictures = [_cut(picture, clip) for _, picture in batch]
         sampled += len(batch)
         for (time, _), picture, found in zip(batch, pictures, finder.find(pictures), strict=True):
             if found:
@@ -142,12 +145,13 @@ def clip_faces(clip: Clip, finder: FaceFinder, sampling: Sampling) -> ClipFaces:
     return ClipFaces(clip, stacked, np.asarray(heights, np.float32), np.asarray(times, np.float32), sampled)
 
 
-def _cut(picture: Image, region: tuple[int, int, int, int] | None) -> Image:
-    if region is None:
+def _cut(picture: Image, clip: Clip) -> Image:
+    if clip.region is None:
         return picture
-    x0, y0, x1, y1 = region
+    x0, y0, x1, y1 = clip.region
     if x0 >= picture.shape[1] or y0 >= picture.shape[0]:
-        raise DatasetError(f"crop_x0y0x1y1 {region} lies outside of a picture of {picture.shape[1]}x{picture.shape[0]}")
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        raise DatasetError(f"{clip.path}: crop_x0y0x1y1 {clip.region} lies outside of its picture of {size}")
     return np.ascontiguousarray(picture[y0:y1, x0:x1])
 
 
@@ -165,8 +169,22 @@ def _batches(frames: Iterator[tuple[float, Image]], size: int) -> Iterator[list[
 def all_clip_faces(
     clips: Sequence[Clip], finder: FaceFinder, sampling: Sampling, cache: Path | None = None, version: str = ""
 ) -> list[ClipFaces]:
-    """The faces of every clip; with `cache`, kept there between runs (`version` names the detector's weights)."""
-    return [_cached(clip, finder, sampling, cache, version) for clip in track(clips, "faces")]
+    """The faces of every clip; with `cache`, kept there between runs (`version` names the detector's weights).
+
+    A clip that is missing or damaged is left out, and said on stderr: parts of large data sets lack some of the files
+    that they list. DatasetError where no clip is left.
+    """
+    found, faults = [], []
+    for clip in track(clips, "faces"):
+        try:
+            found.append(_cached(clip, finder, sampling, cache, version))
+        except DatasetError as error:
+            faults.append(str(error))
+    if faults and not found:
+        raise DatasetError(f"none of {len(faults)} clips can be read; the first: {faults[0]}")
+    if faults:
+        print("\n".join([f"{len(faults)} of {len(clips)} clips are left out:", *faults]), file=sys.stderr)
+    return found
 
 
 def _cached(clip: Clip, finder: FaceFinder, sampling: Sampling, cache: Path | None, version: str) -> ClipFaces:
@@ -179,14 +197,12 @@ def _cached(clip: Clip, finder: FaceFinder, sampling: Sampling, cache: Path | No
     place = f"{clip.path.resolve()} {state.st_size} {state.st_mtime_ns}"  # another video under the same name is another
     key = f"{place} {clip.region} {sampling} {version} {CROP_VERSION}"
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    with contextlib.suppress(*UNREADABLE), np.load(path, allow_pickle=False) as kept:
-        return ClipFaces(clip, kept["crops"], kept["heights"], kept["times"], int(kept["sampled"]))
+    with contextlib.suppress(*UNREADABLE):
+        crops, heights, times, count = read_arrays(path, "crops", "heights", "times", "sampled").values()
+        return ClipFaces(clip, crops, heights, times, int(count))
     faces = clip_faces(clip, finder, sampling)
     cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez(file, crops=faces.crops, heights=faces.heights, times=faces.times, sampled=faces.sampled)
-    part.replace(path)
+    write_arrays(path, crops=faces.crops, heights=faces.heights, times=faces.times, sampled=faces.sampled)
     return faces
 
 

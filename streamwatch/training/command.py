@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 import cv2
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from streamwatch.errors import ConfigError
+from streamwatch.errors import ConfigError, WeightsError
 from streamwatch.inference.members import MaskMember
 from streamwatch.training.autoencoder import load_autoencoders
 from streamwatch.training.batches import OWN_SHARE, Batches, HostBatches, OwnBatches
@@ -27,6 +30,7 @@ from streamwatch.training.provenance import as_asked, source_commit
 from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
 
 LAYER_SCALE = 0.1
+LONGEST_REASON = 200
 PATHS = ("autoencoders", "own_data")
 REMEMBERED = (
     *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
@@ -49,13 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint (.pt), a directory of weights (DIR or DIR:MEMBER), or a file in the short key layout",
     )
     parser.add_argument(
-        "--pretrained", action="store_true", help="start the trunk from timm's ImageNet weights (needs the model hub)"
+        "--pretrained",
+        action="store_true",
+        default=None,
+        help="start the trunk from timm's ImageNet weights (needs the model hub)",
     )
     parser.add_argument("--images", type=int, help="length of the training")
     parser.add_argument("--rate", type=float, help="highest learning rate")
     parser.add_argument("--minutes", type=float, help="stop after so long, to go on later with --resume")
     parser.add_argument("--autoencoders", type=Path, help="folder of auto-encoders for reconstructed fakes")
-    parser.add_argument("--mix", default="", help="shares of the fakes, such as swap=0.4,rescale=0")
+    parser.add_argument("--mix", help="shares of the fakes, such as swap=0.4,rescale=0")
     parser.add_argument("--mask-weight", type=float, help="weight of the dense mask loss (0: off)")
     parser.add_argument("--severity", type=float, help="strength of the stream look, 0 to 1")
     parser.add_argument("--hard-negatives", type=float, help="share of pairs whose real picture was processed whole")
@@ -64,13 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--easy", type=float, help="share of the length during which the fakes harden (0: no curriculum)"
     )
-    parser.add_argument("--freeze", default="", help="stages of the trunk to leave as they are, such as stem,stages_0")
-    parser.add_argument("--frozen-norms", action="store_true", help="keep batch normalisation's statistics")
+    parser.add_argument("--freeze", help="stages of the trunk to leave as they are, such as stem,stages_0")
     parser.add_argument(
-        "--bf16", action="store_true", help="let the trunk compute in bfloat16, where the processor is built for it"
+        "--frozen-norms", action=argparse.BooleanOptionalAction, help="keep batch normalisation's statistics"
+    )
+    parser.add_argument(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        help="let the trunk compute in bfloat16, where the processor is built for it",
     )
     parser.add_argument("--backbone", help="another timm network that gives features at strides 16 and 32")
-    parser.add_argument("--sizes", default="", help="input sizes by share of the length, such as 0:128,0.7:224")
+    parser.add_argument("--sizes", help="input sizes by share of the length, such as 0:128,0.7:224")
     parser.add_argument("--limit", type=int, help="use only so many faces")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--device", default="cpu")
@@ -87,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
     folder = args.folder or Path("runs") / args.member
     checkpoint = folder / "checkpoint.pt"
     before = read_checkpoint(checkpoint) if args.resume and checkpoint.exists() else {}
+    if before and "options" not in before:  # from before they were kept
+        asked = before.get("command")
+        print(f"{checkpoint}: does not say what it was trained with: give it again; it was {asked!r}", file=sys.stderr)
     if checkpoint.exists() and not args.resume:
         raise ConfigError(f"{checkpoint}: is there already; give --resume, or another --folder")
     recall(args, before.get("options", {}))
@@ -98,10 +112,10 @@ def run(args: argparse.Namespace) -> int:
         plan = replace(plan, spec=replace(plan.spec, backbone=args.backbone))
     if before and before["spec"] != plan.spec.to_dict():
         raise ConfigError(f"{checkpoint}: is of another network: {before['spec']}, and not {plan.spec.to_dict()}")
-    recipe = recipe_of(args, plan, before.get("commit"))
+    recipe = recipe_of(args, plan, before.get("commit", "") if before else None)
     torch.manual_seed(recipe.seed)
     member = initial_member(args, plan) if not before else new_member(plan.spec)
-    freeze(member, tuple(filter(None, args.freeze.split(","))))
+    freeze(member, tuple(filter(None, (args.freeze or "").split(","))))
     trainer = Trainer(member, batches_of(args, recipe), recipe, folder)
     if before:
         trainer.resume()
@@ -116,7 +130,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(saved, dict) or not {"spec", "member", "optimizer", "progress"} <= saved.keys():
             raise ValueError("it is no checkpoint of a training")
     except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path}: cannot be gone on from: {str(error).splitlines()[0][:200]}") from error
+        raise ConfigError(f"{path}: cannot be gone on from: {_in_a_line(error)}") from error
     return saved
 
 
@@ -124,7 +138,7 @@ def recall(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
     """What the command line leaves open is as it was when the training began: a slice more is the same training."""
     for name, value in options.items():
         given = getattr(args, name, None)
-        if given is None or given is False or given == "":
+        if given is None:
             setattr(args, name, Path(value) if name in PATHS and value is not None else value)
 
 
@@ -151,7 +165,7 @@ def check(args: argparse.Namespace) -> None:
     try:
         torch.empty(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {args.device} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"device: {args.device} cannot be used: {_in_a_line(error)}") from error
 
 
 def batches_of(args: argparse.Namespace, recipe: Recipe) -> Batches:
@@ -182,7 +196,7 @@ def recipe_of(args: argparse.Namespace, plan: Plan, commit: str | None = None) -
     schedule = plan.refine if args.start_from else recipe.schedule
     given = {"images": args.images, "rate": args.rate, "easy": args.easy, "sizes": parse_sizes(args.sizes)}
     schedule = replace(schedule, **{name: value for name, value in given.items() if value is not None})
-    pairs = replace(recipe.pairs, mix=parse_mix(args.mix, recipe.pairs.mix))
+    pairs = replace(recipe.pairs, mix=parse_mix(args.mix or "", recipe.pairs.mix))
     changed = {name: getattr(args, name) for name in ("severity", "hard_negatives", "recorded", "tinted")}
     pairs = replace(pairs, **{name: value for name, value in changed.items() if value is not None})
     losses = recipe.losses
@@ -197,8 +211,8 @@ def recipe_of(args: argparse.Namespace, plan: Plan, commit: str | None = None) -
         seed=seed,
         batch_pairs=args.batch_pairs or recipe.batch_pairs,
         device=args.device,
-        frozen_norms=args.frozen_norms,
-        bf16=args.bf16,
+        frozen_norms=bool(args.frozen_norms),
+        bf16=bool(args.bf16),
         command=as_asked("streamwatch", "train", "ensemble"),
         options={name: _plain(getattr(args, name)) for name in REMEMBERED},
         commit=source_commit() if commit is None else commit,
@@ -209,7 +223,7 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-def parse_sizes(text: str) -> tuple[tuple[float, int], ...] | None:
+def parse_sizes(text: str | None) -> tuple[tuple[float, int], ...] | None:
     """`0:128,0.7:224` as ((0.0, 128), (0.7, 224)); None of nothing; ConfigError where it is malformed."""
     if not text:
         return None
@@ -237,20 +251,36 @@ def initial_member(args: argparse.Namespace, plan: Plan) -> MaskMember:
     member = new_member(plan.spec)
     open_layer_scales(member.trunk)
     if args.start_from:
-        source = Path(args.start_from.partition(":")[0])
-        if source.is_dir():
-            transplant(load_bundled(source, args.start_from.partition(":")[2] or args.member), member)
-        elif source.suffix == ".pt":
-            transplant(load_checkpoint(source), member)
-        else:
-            load_warm_start(source, member)
+        try:
+            start_from(args.start_from, args.member, member)
+        except (OSError, RuntimeError, SafetensorError, WeightsError) as error:
+            raise ConfigError(f"start_from: {args.start_from}: {_in_a_line(error)}") from error
     elif args.pretrained:
         try:
             donor = timm.create_model(plan.spec.backbone, pretrained=True, features_only=True, out_indices=(-2, -1))
         except (OSError, RuntimeError) as error:
-            raise ConfigError(f"pretrained: timm's weights of {plan.spec.backbone} cannot be had: {error}") from error
+            raise ConfigError(
+                f"pretrained: timm's weights of {plan.spec.backbone} cannot be had: {_in_a_line(error)}"
+            ) from error
         member.trunk.load_state_dict(donor.state_dict())
     return member
+
+
+def start_from(place: str, name: str, member: MaskMember) -> None:
+    """Give the member the weights of a directory's member `name` (or DIR:MEMBER), a checkpoint or another file."""
+    folder, _, other = place.partition(":")
+    source = Path(folder)
+    if source.is_dir():
+        transplant(load_bundled(source, other or name), member)
+    elif source.suffix == ".pt":
+        transplant(load_checkpoint(source), member)
+    else:
+        load_warm_start(source, member)
+
+
+def _in_a_line(error: Exception) -> str:
+    """The error without torch's line for each key."""
+    return textwrap.shorten(str(error), LONGEST_REASON, placeholder=" ...")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from streamwatch.errors import ConfigError
 from streamwatch.inference.blazeface import BlazeFace, load_blazeface, make_anchors, normalise
 from streamwatch.training.detector_faces import load_faces, make_backgrounds
 from streamwatch.training.detector_loss import add_batch_norm, detector_loss, fold_batch_norm
@@ -22,11 +25,12 @@ from streamwatch.training.detector_scenes import SceneMaker, Targets, batch_of
 
 log = logging.getLogger(__name__)
 EMA_HORIZON = 800
+UNLOADABLE = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorTraining:
-    """What one run does. The schedule follows the images seen, or the time where `minutes` is given."""
+    """What one run does. The schedule follows the images seen; a run ends after `minutes` where they are given."""
 
     data_dir: Path
     checkpoint: Path
@@ -48,7 +52,7 @@ class DetectorTrainer:
         self._settings = settings
         torch.manual_seed(settings.seed)
         if settings.start_from:
-            self.model = load_blazeface(settings.start_from).requires_grad_(True)
+            self.model = _start(settings.start_from).requires_grad_(True)
         else:
             self.model = add_batch_norm(BlazeFace())
             with torch.no_grad():
@@ -66,16 +70,12 @@ class DetectorTrainer:
     @property
     def progress(self) -> float:
         """Share of the schedule that is done, 0 to 1."""
-        if self._settings.minutes is not None:
-            return min(1.0, self.seconds / (60 * self._settings.minutes))
         return min(1.0, self.images_seen / self._settings.images)
 
     @property
     def _warm_up(self) -> float:
         """Rises to 1 over the first 150 steps, or the first twentieth of a short schedule."""
-        images = 150 * self._settings.batch_size
-        if self._settings.minutes is None:
-            images = min(images, self._settings.images // 20)
+        images = min(150 * self._settings.batch_size, self._settings.images // 20)
         return min(1.0, (self.images_seen + 1) / max(1, images))
 
     def step(self, images: Tensor, targets: Targets, anchors: Tensor) -> dict[str, float]:
@@ -108,6 +108,7 @@ class DetectorTrainer:
         """Write the checkpoint, and the averaged network in the plain layout to `output`."""
         settings = self._settings
         settings.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        settings.output.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
@@ -121,16 +122,30 @@ class DetectorTrainer:
         save_file({key: value.contiguous() for key, value in fold_batch_norm(self.average).items()}, settings.output)
 
     def _resume(self) -> None:
-        state = torch.load(self._settings.checkpoint, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
-        self._optimiser.load_state_dict(state["optimiser"])
-        self.images_seen, self.seconds = state["images_seen"], state["seconds"]
+        path = self._settings.checkpoint
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.average = state["average"]
+            self._optimiser.load_state_dict(state["optimiser"])
+            self.images_seen, self.seconds = state["images_seen"], state["seconds"]
+        except UNLOADABLE as error:
+            raise ConfigError(f"{path}: cannot be gone on from: {' '.join(str(error).split())[:200]}") from error
         log.info("resumed after %d images, %.0f s", self.images_seen, self.seconds)
 
 
+def _start(path: Path) -> BlazeFace:
+    """ConfigError where there are no weights of a BlazeFace."""
+    try:
+        return load_blazeface(path)
+    except UNLOADABLE as error:
+        raise ConfigError(f"start_from: {path}: {' '.join(str(error).split())[:200]}") from error
+
+
 def train(settings: DetectorTraining, save_every: float = 90.0) -> DetectorTrainer:
-    """Train until the schedule ends, saving every `save_every` seconds and at the end (also when interrupted)."""
+    """Train until the schedule or the run's time ends, saving every `save_every` seconds and at the end (also when
+
+    interrupted)."""
     started = time.monotonic()
     trainer = DetectorTrainer(settings)
     rng = np.random.default_rng([settings.seed, trainer.images_seen])
@@ -138,10 +153,11 @@ def train(settings: DetectorTraining, save_every: float = 90.0) -> DetectorTrain
     maker = SceneMaker(faces, make_backgrounds(faces, rng, settings.backgrounds))
     anchors = make_anchors()
     log.info("%d faces loaded in %.0f s", len(faces), time.monotonic() - started)
-    last = saved = time.monotonic()
+    last = saved = begun = time.monotonic()
+    length = float("inf") if settings.minutes is None else 60 * settings.minutes
     running: dict[str, float] = {}
     try:
-        while trainer.progress < 1.0:
+        while trainer.progress < 1.0 and last - begun < length:
             images, targets = batch_of([maker.draw(rng) for _ in range(settings.batch_size)])
             parts = trainer.step(torch.from_numpy(images), targets, anchors)
             now = time.monotonic()
@@ -164,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/blazeface.safetensors"), help="averaged weights")
     parser.add_argument("--images", type=int, default=400_000, help="pictures of the schedule")
-    parser.add_argument("--minutes", type=float, help="let the schedule follow the time instead")
+    parser.add_argument("--minutes", type=float, help="stop after so long; the next run goes on")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -172,7 +188,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
 
 
+def check(args: argparse.Namespace) -> None:
+    """ConfigError for what no training can be made with."""
+    for name in ("images", "minutes", "batch_size", "learning_rate", "threads"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"{name}: must be above 0, got {value:g}")
+    if args.seed < 0:
+        raise ConfigError(f"seed: must be at least 0, got {args.seed}")
+
+
 def run(args: argparse.Namespace) -> int:
+    check(args)
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     names = (

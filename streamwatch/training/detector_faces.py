@@ -10,7 +10,15 @@ import numpy as np
 import skimage
 
 from streamwatch.domain import Floats, Image
-from streamwatch.training.faces import LABELS, DatasetError, read_picture
+from streamwatch.training.faces import (
+    LABELS,
+    UNREADABLE,
+    DatasetError,
+    check_box,
+    faces_folder,
+    read_arrays,
+    read_picture,
+)
 
 LABEL_UNIT = 16.0
 """labels.npz holds sixteenths of a pixel."""
@@ -43,17 +51,20 @@ def load_faces(data_dir: Path, split: str, limit: int | None = None, max_side: i
 
     `max_side` bounds the pictures kept, `limit` takes an even sample. Raises DatasetError naming what cannot be read.
     """
-    folder = data_dir if (data_dir / LABELS).is_file() else data_dir / "faces"
+    folder = faces_folder(data_dir)
     try:
-        with np.load(folder / LABELS, allow_pickle=False) as labels:
-            rows = np.flatnonzero(labels["split"] == split)
-            names, boxes, keypoints = labels["name"], labels["box"] / LABEL_UNIT, labels["keypoints"] / LABEL_UNIT
-    except (OSError, KeyError, ValueError) as error:
+        labels = read_arrays(folder / LABELS, "split", "name", "box", "keypoints")
+    except UNREADABLE as error:
         raise DatasetError(f"{folder / LABELS}: cannot be read as face labels: {error}") from error
+    rows = np.flatnonzero(labels["split"] == split)
+    names, boxes, keypoints = labels["name"], labels["box"] / LABEL_UNIT, labels["keypoints"] / LABEL_UNIT
+    if len(rows) == 0:
+        raise DatasetError(f"{folder / LABELS}: no rows of split {split!r}")
     if limit is not None and limit < len(rows):
         rows = rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
     faces = []
     for row in rows:
+        check_box(boxes[row], f"{folder / LABELS}: {names[row]}")
         image = read_picture(folder / str(names[row]))
         scale = min(1.0, (max_side or max(image.shape)) / max(image.shape))
         if scale < 1.0:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,12 @@ from streamwatch.training.geometry import FaceGeometry
 
 LABELS = "labels.npz"
 SIXTEENTHS = 16.0
+LARGEST_SIDE = 640
+"""Of a picture in memory, in pixels."""
+SURROUNDINGS = 3.0
+"""What is kept of a larger one, in heights of its face: more than a shifted and turned view reaches, and so much that
+
+at LARGEST_SIDE a view is still no enlargement."""
 UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 """What numpy raises of an archive that is none, or was cut off."""
 
@@ -56,6 +63,7 @@ def load_labelled_faces(folder: Path, split: str, limit: int | None = None, shar
     """
     if folder.is_file():
         return _load_pack(folder, limit)
+    folder = faces_folder(folder)
     table = _read_labels(folder / LABELS)
     wanted = table["sharp"].astype(bool) if sharp_only else np.ones(len(table["sharp"]), bool)
     of_split = table["split"] == split
@@ -67,9 +75,11 @@ def load_labelled_faces(folder: Path, split: str, limit: int | None = None, shar
         rows = rows[np.linspace(0, len(rows) - 1, limit, dtype=int)]
     images, geometries = [], []
     for row in rows:
-        images.append(read_picture(folder / str(table["name"][row])))
-        box, points = table["box"][row] / SIXTEENTHS, table["landmarks"][row] / SIXTEENTHS
-        geometries.append(FaceGeometry.from_landmarks(box, points))
+        name = str(table["name"][row])
+        geometry = _geometry(table["box"][row], table["landmarks"][row], f"{folder / LABELS}: {name}")
+        image, geometry = _bounded(read_picture(folder / name), geometry)
+        images.append(image)
+        geometries.append(geometry)
     return FaceSet(images, geometries, [str(n) for n in table["name"][rows]], poses_of(geometries))
 
 
@@ -86,7 +96,7 @@ class PackedFaces:
 def save_pack(packed: PackedFaces, path: Path) -> None:
     """Write a pack; coordinates are int16 sixteenths of a pixel."""
     ends = np.cumsum([len(picture) for picture in packed.pictures])
-    np.savez(
+    write_arrays(
         path,
         data=np.frombuffer(b"".join(packed.pictures), np.uint8),
         ends=ends,
@@ -96,11 +106,23 @@ def save_pack(packed: PackedFaces, path: Path) -> None:
     )
 
 
+def read_arrays(path: Path, *names: str) -> dict[str, npt.NDArray[Any]]:
+    """The named arrays of an archive; raises what is in UNREADABLE. (numpy leaves the file of a damaged one open.)"""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in names}
+
+
+def write_arrays(path: Path, *, compressed: bool = False, **arrays: npt.ArrayLike) -> None:
+    """An archive of arrays, under exactly this name; a crash while writing leaves what was there before."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:  # numpy would give a name without .npz that ending
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)  # type: ignore[arg-type]
+    part.replace(path)
+
+
 def _load_pack(path: Path, limit: int | None) -> FaceSet:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            data, ends = archive["data"], archive["ends"]
-            boxes, points, names = archive["box"], archive["landmarks"], archive["name"]
+        data, ends, boxes, points, names = read_arrays(path, "data", "ends", "box", "landmarks", "name").values()
     except UNREADABLE as error:
         raise DatasetError(f"{path}: cannot be read as a pack of faces: {error}") from error
     rows = np.linspace(0, len(ends) - 1, min(limit or len(ends), len(ends)), dtype=int)
@@ -111,14 +133,52 @@ def _load_pack(path: Path, limit: int | None) -> FaceSet:
         if picture is None:
             raise DatasetError(f"{path}: picture {row} is damaged")
         images.append(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8))
-        geometries.append(FaceGeometry.from_landmarks(boxes[row] / SIXTEENTHS, points[row] / SIXTEENTHS))
+        geometries.append(_geometry(boxes[row], points[row], f"{path}: picture {row}"))
     return FaceSet(images, geometries, [str(names[row]) for row in rows], poses_of(geometries))
 
 
-def _read_labels(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def _geometry(box: npt.NDArray[np.generic], points: npt.NDArray[np.generic], where: str) -> FaceGeometry:
+    """Of coordinates in sixteenths; DatasetError where they are no face's."""
+    pixels = np.asarray(box, np.float32) / SIXTEENTHS
+    check_box(pixels, where)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in ("name", "split", "sharp", "box", "landmarks")}
+        return FaceGeometry.from_landmarks(pixels, np.asarray(points, np.float32) / SIXTEENTHS)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from error
+
+
+def check_box(box: Floats, where: str) -> None:
+    """DatasetError where a face's box has no size."""
+    x0, y0, x1, y1 = box.tolist()
+    if not (np.isfinite(box).all() and x0 < x1 and y0 < y1):
+        raise DatasetError(f"{where}: the box {box.tolist()} has no size")
+
+
+def _bounded(image: Image, geometry: FaceGeometry) -> tuple[Image, FaceGeometry]:
+    """Photographs as cameras save them do not fit into memory by the thousand: the face with its surroundings, shrunk
+
+    where it is still too large."""
+    if max(image.shape[:2]) <= LARGEST_SIDE:
+        return image, geometry
+    box = geometry.box
+    reach = max(0.5 * SURROUNDINGS * float(box[3] - box[1]), float(LARGEST_SIDE) / 2)
+    (left, top), (right, bottom) = (
+        np.clip((box[:2] + box[2:]) / 2 + side, 0, image.shape[1::-1]).astype(int).tolist() for side in (-reach, reach)
+    )
+    cut = image[top:bottom, left:right]
+    if not cut.size:  # a box beside its picture, which training sees as edges
+        return image, geometry
+    factor = min(1.0, LARGEST_SIDE / max(cut.shape[:2]))
+    size = (max(1, round(cut.shape[1] * factor)), max(1, round(cut.shape[0] * factor)))
+    small = cv2.resize(cut, size, interpolation=cv2.INTER_AREA) if factor < 1 else cut.copy()
+    return np.asarray(small, np.uint8), geometry.warped(
+        np.array([(factor, 0, -factor * left), (0, factor, -factor * top)])
+    )
+
+
+def _read_labels(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return read_arrays(path, "name", "split", "sharp", "box", "landmarks")
     except UNREADABLE as error:
         raise DatasetError(f"{path}: cannot be read as face labels: {error}") from error
 

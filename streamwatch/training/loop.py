@@ -29,7 +29,7 @@ LOG_STEPS = 50
 
 
 class TrainingDiverged(StreamWatchError):
-    """The loss is no number any more; the last checkpoint is from before."""
+    """The loss or a weight is no finite number any more; the last checkpoint is from before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +97,13 @@ class Trainer:
         return True
 
     def save(self, path: Path | None = None) -> None:
-        """Write a checkpoint; a crash while writing leaves the one before."""
+        """Write a checkpoint; a crash while writing leaves the one before, and so does a weight that is no number."""
         path = path or self.checkpoint
+        # A statistic can overflow where the loss of training, which does not read it, stays a number.
+        if not all(
+            bool(value.isfinite().all()) for value in (*self.member.state_dict().values(), *self.ema.state.values())
+        ):
+            raise self._diverged("a weight")
         progress = self.progress
         saved: dict[str, Any] = {
             "spec": self.member.spec.to_dict(),
@@ -144,11 +149,10 @@ class Trainer:
     def _to_training_mode(self) -> None:
         self.member.train()
         for module in self.member.modules():
-            own = list(module.parameters(recurse=False))
-            frozen = bool(own) and not any(
-                p.requires_grad for p in own
-            )  # a stage that is left as it is, statistics too
-            if isinstance(module, nn.BatchNorm2d) and (self.recipe.frozen_norms or frozen):
+            parameters = list(module.parameters())
+            frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
+            # A stage that is left as it is keeps its statistics too.
+            if frozen or (self.recipe.frozen_norms and isinstance(module, nn.BatchNorm2d)):
                 module.eval()
 
     def _step(self) -> int:
@@ -159,9 +163,7 @@ class Trainer:
         batch = self.batches.make(progress.step, schedule.size(progress.seen), schedule.difficulty(progress.seen))
         loss, terms, logits = member_loss(self.member, batch, self.recipe.losses, bf16=self.recipe.bf16)
         if not bool(torch.isfinite(loss)):
-            raise TrainingDiverged(
-                f"the loss is no number after {progress.seen} images; go on from {self.checkpoint} at a lower --rate"
-            )
+            raise self._diverged("the loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.member.parameters(), 5.0)
@@ -172,6 +174,14 @@ class Trainer:
         for name, value in terms.items():
             progress.terms[name] = 0.95 * progress.terms.get(name, value) + 0.05 * value
         return len(batch.images)
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        again = "begin again"  # where it went wrong before the first checkpoint
+        if self.checkpoint.exists():
+            again = f"go on with --resume, which takes up {self.checkpoint},"
+        return TrainingDiverged(
+            f"{what} is no finite number after {self.progress.seen} images: {again} at a lower --rate"
+        )
 
     def _log(self, steps_per_second: float) -> None:
         progress = self.progress

@@ -25,17 +25,17 @@ UNKNOWN_MASK = -1.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OwnFaces:
-    """Crops (N, S, S, 3) and their groups (N,), real and fake; a fake pairs with a real of its group if it can."""
+    """Crops (N, S, S, 3) and the footage (N,) of each, real and fake; a fake pairs with a real of its own if it can."""
 
     reals: Image
     fakes: Image
-    real_groups: np.ndarray
-    fake_groups: np.ndarray
+    real_footage: np.ndarray
+    fake_footage: np.ndarray
 
     def pair(self, rng: np.random.Generator, size: int, severity: float) -> Pair:
         """A fake and a real, seen through one stream look."""
         fake = int(rng.integers(len(self.fakes)))
-        same = np.flatnonzero(self.real_groups == self.fake_groups[fake])
+        same = np.flatnonzero(self.real_footage == self.fake_footage[fake])
         real = int(rng.choice(same)) if len(same) else int(rng.integers(len(self.reals)))
         look = draw_look(rng, self.fakes.shape[1], severity)
         images = [apply_look(picture, look, size) for picture in (self.reals[real], self.fakes[fake])]
@@ -60,6 +60,7 @@ def read_own_data(place: Path, size: int, frames: int = 12, cache: Path | None =
         chosen = [faces for faces in found if faces.clip.label == label and len(faces.crops)]
         if not chosen:
             raise DatasetError(f"{place}: no face was found in any {('real', 'fake')[label]} clip")
-        groups = np.repeat([faces.clip.group for faces in chosen], [len(faces.crops) for faces in chosen])
-        kinds.append((np.concatenate([faces.crops for faces in chosen]), groups))
+        footage = [faces.clip.footage or faces.clip.group for faces in chosen]
+        crops = np.concatenate([faces.crops for faces in chosen])
+        kinds.append((crops, np.repeat(footage, [len(faces.crops) for faces in chosen])))
     return OwnFaces(kinds[0][0], kinds[1][0], kinds[0][1], kinds[1][1])

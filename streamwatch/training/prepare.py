@@ -24,7 +24,7 @@ from streamwatch.inference.blazeface import load_blazeface
 from streamwatch.inference.faces import Detection, FaceFinder, FinderSettings
 from streamwatch.inference.weights import bundled_directory, load_tensors, read_manifest
 from streamwatch.protocols import FindOptions
-from streamwatch.training.faces import LABELS, SIXTEENTHS, DatasetError, read_picture
+from streamwatch.training.faces import LABELS, SIXTEENTHS, DatasetError, read_picture, write_arrays
 from streamwatch.training.geometry import FaceGeometry
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,9 @@ def write_labels(path: Path, pictures: list[LabelledPicture]) -> None:
     """The table as the loaders read it: coordinates in sixteenths of a pixel."""
     geometries = [FaceGeometry.from_keypoints(p.face.box, p.face.keypoints) for p in pictures]
     points = np.stack([np.concatenate([geometry.outline, geometry.points]) for geometry in geometries])
-    np.savez_compressed(
+    write_arrays(
         path,
+        compressed=True,
         name=np.array([p.name for p in pictures]),
         source=np.array(["prepared"] * len(pictures)),
         split=np.array([p.split for p in pictures]),

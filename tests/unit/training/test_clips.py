@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -10,7 +11,16 @@ import pytest
 from streamwatch.domain import Box, Image
 from streamwatch.inference.faces import Detection
 from streamwatch.protocols import FindOptions
-from streamwatch.training.clips import Clip, Sampling, all_clip_faces, clip_faces, read_clips, read_frames, split_groups
+from streamwatch.training.clips import (
+    Clip,
+    ClipFaces,
+    Sampling,
+    all_clip_faces,
+    clip_faces,
+    read_clips,
+    read_frames,
+    split_groups,
+)
 from streamwatch.training.faces import DatasetError
 from streamwatch.training.layouts import find_clips
 
@@ -47,7 +57,7 @@ class MiddleFinder:
 
 def test_a_table_of_clips_is_read(tmp_path: Path) -> None:
     table = tmp_path / "clips.csv"
-    table.write_text(HEADER + "a.mp4,fake,Deepfakes,g1,64 0 128 64,ffpp\nb.mp4,real,,,,\n")
+    table.write_text("\ufeff" + HEADER + "a.mp4,fake,Deepfakes,g1,64 0 128 64,ffpp\nb.mp4,real,,,,\n")  # by Excel
     fake, real = read_clips(table)
     assert (fake.label, fake.method, fake.group, fake.region) == (1, "Deepfakes", "g1", (64, 0, 128, 64))
     assert (real.label, real.method, real.group, real.region) == (0, "none", "b", None)
@@ -62,6 +72,7 @@ def test_a_table_of_clips_is_read(tmp_path: Path) -> None:
         ("a.mp4,real,,,1 2 3,", "line 2: crop_x0y0x1y1"),
         ("a.mp4,real,,,1 2 x 4,", "line 2: crop_x0y0x1y1"),
         ("a.mp4,real,,,9 2 3 4,", "line 2: crop_x0y0x1y1"),
+        ("a.mp4,real,,,-1 2 3 4,", "line 2: crop_x0y0x1y1"),
     ],
 )
 def test_a_faulty_table_says_where(tmp_path: Path, row: str, fault: str) -> None:
@@ -112,6 +123,41 @@ def test_faces_are_kept_between_runs(tmp_path: Path) -> None:
     assert (first[0].crops == again[0].crops).all() and again[0].sampled == first[0].sampled
 
 
+def test_what_is_kept_of_another_video_or_cut_off_is_made_anew(tmp_path: Path) -> None:
+    clip, finder, kept = (
+        Clip(write_video(tmp_path / "a.mp4"), 0, region=(0, 0, 64, 64)),
+        MiddleFinder(),
+        tmp_path / "kept",
+    )
+
+    def faces() -> ClipFaces:
+        return all_clip_faces([clip], finder, Sampling(size=32), kept, "v1")[0]  # type: ignore[arg-type]
+
+    first = faces()
+    (path,) = kept.iterdir()
+    for content in (b"", path.read_bytes()[:-40]):
+        path.write_bytes(content)
+        assert (faces().crops == first.crops).all()
+    write_video(clip.path, frames=10)
+    assert faces().sampled < first.sampled
+    assert len(list(kept.iterdir())) == 2
+
+
+def test_clips_that_cannot_be_read_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = Clip(write_video(tmp_path / "a.mp4"), 0, region=(0, 0, 64, 64))
+    (tmp_path / "damaged.mp4").write_bytes(b"not a video")
+    bad = [Clip(tmp_path / "absent.mp4", 1), Clip(tmp_path / "damaged.mp4", 0), replace(good, region=(900, 0, 964, 64))]
+    for cache in (None, tmp_path / "kept"):
+        found = all_clip_faces([*bad, good], MiddleFinder(), Sampling(size=32), cache)  # type: ignore[arg-type]
+        assert [faces.clip for faces in found] == [good]
+        said = capsys.readouterr().err.splitlines()
+        assert said[0] == "3 of 4 clips are left out:" and len(said) == 4
+        for line, name in zip(said[1:], ("absent.mp4", "damaged.mp4", "a.mp4: crop_x0y0x1y1"), strict=True):
+            assert name in line
+        with pytest.raises(DatasetError, match=r"none of 3 clips can be read; the first: .*absent\.mp4"):
+            all_clip_faces(bad, MiddleFinder(), Sampling(size=32), cache)  # type: ignore[arg-type]
+
+
 def test_halves_share_no_group_and_both_have_fakes() -> None:
     clips = [
         Clip(Path(f"{source}{i}_{label}"), label, group=f"{source}{i}", source=source)
@@ -152,6 +198,38 @@ def test_known_data_sets_are_recognised(tmp_path: Path) -> None:
     (dfdc / "metadata.json").write_text('{"a.mp4": {"label": "PERHAPS"}}')
     with pytest.raises(DatasetError, match="metadata"):
         find_clips(tmp_path / "dfdc")
+
+
+def grouped(root: Path, *names: str) -> dict[str, tuple[str, str]]:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return {clip.name: (clip.group, clip.footage) for clip in find_clips(root)}
+
+
+def test_people_who_are_swapped_are_of_one_group(tmp_path: Path) -> None:
+    real, fake = "original_sequences/{}/c23/videos/{}.mp4", "manipulated_sequences/{}/c23/videos/{}.mp4"
+    ffpp = grouped(
+        tmp_path / "ffpp",
+        *(real.format("youtube", name) for name in ("000", "001", "003")),
+        *(fake.format("Deepfakes", name) for name in ("000_003", "003_000")),
+        *(real.format("actors", name) for name in ("01__kitchen_pan", "02__walk", "03__walk")),
+        fake.format("DeepFakeDetection", "01_02__kitchen_pan__ABC"),
+    )
+    assert ffpp["000"] == ffpp["000_003"] == ("000", "000") and ffpp["003"] == ffpp["003_000"] == ("000", "003")
+    assert ffpp["001"] == ("001", "001")
+    assert ffpp["01__kitchen_pan"] == ffpp["01_02__kitchen_pan__ABC"] == ("actor01", "actor01__kitchen_pan")
+    assert ffpp["02__walk"][0] == "actor01" and ffpp["03__walk"][0] == "actor03"
+
+    reals = (f"Celeb-real/id{person}_0000.mp4" for person in range(5))
+    swaps = (f"Celeb-synthesis/{name}_0000.mp4" for name in ("id1_id0", "id1_id2", "id4_id3"))
+    celeb = grouped(tmp_path / "celeb", *reals, *swaps, "YouTube-real/00000.mp4")
+    assert {name: group for name, (group, _) in celeb.items()} == {
+        **dict.fromkeys(("id0_0000", "id1_0000", "id2_0000", "id1_id0_0000", "id1_id2_0000"), "id0"),
+        **dict.fromkeys(("id3_0000", "id4_0000", "id4_id3_0000"), "id3"),
+        "00000": "YouTube-real_00000",
+    }
+    assert celeb["id1_id2_0000"][1] == celeb["id1_0000"][1] != celeb["id2_0000"][1]
 
 
 def test_an_unknown_folder_says_what_was_looked_for(tmp_path: Path) -> None:

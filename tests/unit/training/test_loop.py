@@ -7,11 +7,13 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from streamwatch.domain import Image
 from streamwatch.errors import ConfigError
@@ -28,7 +30,7 @@ from streamwatch.training.losses import LossWeights, member_loss, triplet_loss
 from streamwatch.training.metrics import auc
 from streamwatch.training.pack import pack
 from streamwatch.training.pairs import PairSettings, make_pair
-from streamwatch.training.recipes import freeze
+from streamwatch.training.recipes import freeze, plan_of
 from streamwatch.training.schedule import Ema, Schedule
 from tests.unit.training.pictures import draw_faces
 
@@ -123,9 +125,17 @@ def test_a_loss_that_is_no_number_ends_it_and_keeps_the_last_checkpoint(tmp_path
     before = trainer.checkpoint.read_bytes()
     with torch.no_grad():
         next(trainer.member.head.parameters()).fill_(float("nan"))
-    with pytest.raises(TrainingDiverged, match=r"checkpoint\.pt at a lower --rate"):
+    with pytest.raises(TrainingDiverged, match=r"--resume, which takes up .*checkpoint\.pt, at a lower --rate"):
         trainer.run()
     assert trainer.checkpoint.read_bytes() == before
+
+
+def test_a_statistic_that_is_no_number_is_not_saved(tmp_path: Path) -> None:
+    trainer = trainer_of(member(), draw_faces(4), SHORT, tmp_path)
+    next(value for key, value in trainer.member.state_dict().items() if "running_var" in key).fill_(float("inf"))
+    with pytest.raises(TrainingDiverged, match="a weight is no finite number after 8 images: begin again"):
+        trainer.run(max_seconds=0.0)
+    assert not trainer.checkpoint.exists()
 
 
 def test_a_stage_that_is_left_as_it_is_keeps_its_statistics(tmp_path: Path) -> None:
@@ -163,11 +173,47 @@ def test_a_slice_more_is_the_same_training(tmp_path: Path) -> None:
     assert (changed.severity, changed.images) == (0.75, 64)
     command.run(asked(tmp_path, "--resume"))
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["progress"]["seen"] == 64
+    changed = asked(tmp_path, "--resume", "--no-bf16", "--mix", "")
+    command.recall(changed, {"bf16": True, "mix": "swap=0", "pretrained": True})
+    assert (changed.bf16, changed.mix, changed.pretrained) == (False, "", True)
     with pytest.raises(ConfigError, match="is of another network"):
         command.run(asked(tmp_path, "--resume", "--backbone", "test_efficientnet"))
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"PK cut off")
     with pytest.raises(ConfigError, match=r"checkpoint\.pt: cannot be gone on from"):
         command.run(asked(tmp_path, "--resume"))
+
+
+def test_a_refinement_stays_one(tmp_path: Path) -> None:
+    torch.save(start_saved(), tmp_path / "start.pt")
+    command.run(asked(tmp_path, *FIRST, "--start-from", tmp_path / "start.pt", "--minutes", 1e-6))
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    (tmp_path / "start.pt").unlink()  # was read, and is needed no more
+    again = asked(tmp_path, "--resume")
+    command.recall(again, saved["options"])
+    assert command.recipe_of(again, plan_of("ViT")).schedule.rate == plan_of("ViT").refine.rate
+    command.run(asked(tmp_path, "--resume", "--minutes", 1e-6))
+    after = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert after["progress"]["seen"] == 8 and after["commit"] == saved["commit"]
+
+
+def start_saved() -> dict[str, Any]:
+    network = member(spec=replace(plan_of("ViT").spec, backbone="test_resnet"))
+    return {"spec": network.spec.to_dict(), "ema": network.state_dict()}
+
+
+def test_a_checkpoint_without_options_goes_on_as_it_is_asked_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a training wrote before options were kept: spec, member, ema, optimizer, command, progress."""
+    command.run(asked(tmp_path, *FIRST, "--minutes", 1e-6))
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    saved = torch.load(checkpoint, weights_only=True)
+    old = ("spec", "member", "ema", "optimizer", "command", "progress")
+    torch.save({key: saved[key] for key in old}, checkpoint)
+    command.run(asked(tmp_path, *FIRST, "--resume", "--minutes", 1e-6))
+    assert "does not say what it was trained with" in capsys.readouterr().err
+    after = torch.load(checkpoint, weights_only=True)
+    assert after["progress"]["seen"] == 8 and after["commit"] == "" and after["options"]["images"] == 64
 
 
 @pytest.mark.parametrize(
@@ -184,13 +230,34 @@ def test_a_slice_more_is_the_same_training(tmp_path: Path) -> None:
         (("--threads", "0"), "threads: must be above 0"),
         (("--images", "0"), "images: must be above 0"),
         (("--minutes", "0"), "minutes: must be above 0"),
+        (("--batch-pairs", "0"), "batch_pairs: must be above 0"),
+        (("--start-from", "nowhere.pt"), "start_from: nowhere.pt: "),
+        (("--start-from", "nowhere.safetensors"), "start_from: nowhere.safetensors: "),
+        (("--start-from", __file__), r"start_from: .*test_loop\.py: "),
+        (("--freeze", "nothing"), "freeze: the trunk has no stage 'nothing'"),
         (("--pretrained", "--start-from", "weights"), "and not both"),
         (("--batch-pairs", "1", "--own-data", "x.csv"), "one pair has no half"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_a_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as raised:
         command.run(asked(tmp_path, *words))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_start_of_another_backbone_is_said_in_a_line(tmp_path: Path, suffix: str) -> None:
+    start = tmp_path / f"start.{suffix}"
+    saved = start_saved()
+    if suffix == "pt":
+        torch.save(saved, start)
+    else:
+        short = {"trunk": "b", "mask_head": "m", "head": "h"}
+        parts = {key.partition(".")[::2]: value for key, value in saved["ema"].items()}
+        save_file({f"{short[part]}.{rest}": value for (part, rest), value in parts.items()}, start)
+    with pytest.raises(ConfigError, match=rf"start_from: .*start\.{suffix}: ") as raised:
+        command.run(asked(tmp_path, *FIRST, "--backbone", "test_efficientnet", "--start-from", start))
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
 
 
 def test_each_loss_can_be_left_out() -> None:

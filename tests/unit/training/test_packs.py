@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from streamwatch.errors import ConfigError
+from streamwatch.inference.crop import crop_face
 from streamwatch.training.autoencoder import (
     AutoencoderSpec,
     load_autoencoders,
@@ -15,7 +16,14 @@ from streamwatch.training.autoencoder import (
     train_autoencoder,
 )
 from streamwatch.training.cards import card
-from streamwatch.training.faces import DatasetError, load_labelled_faces, pick_donor, save_pack
+from streamwatch.training.faces import (
+    DatasetError,
+    faces_folder,
+    load_labelled_faces,
+    pick_donor,
+    save_pack,
+    write_arrays,
+)
 from streamwatch.training.pack import pack
 from tests.unit.training.pictures import draw_face, draw_faces
 
@@ -57,9 +65,63 @@ def test_faults_name_the_file(tmp_path: Path) -> None:
     (folder / "face1.png").unlink()
     with pytest.raises(DatasetError, match=r"face1\.png"):
         load_labelled_faces(folder, "train")
+    for content in (b"", (folder / "labels.npz").read_bytes()[:-40]):
+        (folder / "labels.npz").write_bytes(content)
+        with pytest.raises(DatasetError, match=r"labels\.npz: cannot be read"):
+            load_labelled_faces(folder, "train")
     (folder / "pack.npz").write_bytes(b"no pack")
     with pytest.raises(DatasetError, match=r"pack\.npz"):
         load_labelled_faces(folder / "pack.npz", "train")
+
+
+def changed(folder: Path, **arrays: np.ndarray) -> Path:
+    with np.load(folder / "labels.npz") as labels:
+        write_arrays(folder / "labels.npz", **{**labels, **arrays})
+    return folder
+
+
+def test_labels_that_cannot_be_trained_on_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="all 3 pictures of split 'train' are blurred"):
+        load_labelled_faces(changed(labelled(tmp_path), sharp=np.zeros(4, bool)), "train")
+    with pytest.raises(DatasetError, match=r"labels\.npz: face0\.png: the box .* has no size"):
+        load_labelled_faces(changed(labelled(tmp_path), box=np.zeros((4, 4), np.int16)), "train")
+    with pytest.raises(DatasetError, match=r"labels\.npz: face0\.png: a face mesh needs"):
+        load_labelled_faces(changed(labelled(tmp_path), landmarks=np.ones((4, 3, 2), np.int16)), "train")
+
+
+def test_faces_lie_in_the_folder_or_in_its_faces(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    with pytest.raises(DatasetError, match=r"has no labels\.npz, neither there nor in faces/"):
+        faces_folder(tmp_path)
+    folder = labelled(tmp_path / "faces")
+    assert faces_folder(tmp_path) == faces_folder(folder) == folder
+    assert load_labelled_faces(tmp_path, "val").names == ["face3.png"]
+
+
+@pytest.mark.parametrize(("side", "kept"), [(1500, 640), (400, 640)])
+def test_a_photograph_is_kept_as_far_as_a_view_reaches(tmp_path: Path, side: int, kept: int) -> None:
+    folder = labelled(tmp_path)
+    face, geometry = draw_face(0, side)
+    photograph = np.full((2000, 3000, 3), 90, np.uint8)
+    photograph[300 : 300 + side, 1400 : 1400 + side] = face
+    cv2.imwrite(str(folder / "face0.png"), cv2.cvtColor(photograph, cv2.COLOR_RGB2BGR))
+    with np.load(folder / "labels.npz") as labels:
+        box, points = labels["box"].astype(np.int32), labels["landmarks"].astype(np.int32)
+    box[0] = np.round(16 * (geometry.box + np.array((1400, 300, 1400, 300))))
+    points[0] = np.round(16 * (geometry.points + np.array((1400, 300))))
+    read = load_labelled_faces(changed(folder, box=box, landmarks=points), "train")
+    assert max(read.images[0].shape) == kept and read.images[0].base is None
+    ours = crop_face(read.images[0], tuple(read.geometries[0].box), 96)
+    theirs = crop_face(photograph, tuple(box[0] / 16), 96)
+    assert np.abs(ours.astype(int) - theirs).mean() < 4
+    mean = read.geometries[0].points.mean(0) - read.geometries[0].box[:2]
+    size, whole = (np.ptp(b[[0, 2]]) for b in (read.geometries[0].box, geometry.box))
+    assert mean / size == pytest.approx((geometry.points.mean(0) - geometry.box[:2]) / whole, abs=0.01)
+
+
+def test_a_pack_gets_its_name_and_leaves_nothing_else(tmp_path: Path) -> None:
+    save_pack(pack(draw_faces(2)), tmp_path / "faces")
+    assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 
 
 def test_a_pack_holds_the_same_faces(tmp_path: Path) -> None:
