@@ -24,7 +24,6 @@ from streamwatch.inference.ensemble import Ensemble, load_ensemble
 from streamwatch.inference.weights import Fusion, find_set
 from streamwatch.training.bundle import read_raw_manifest, write_set
 from streamwatch.training.clips import Sampling, all_clip_faces, split_groups
-from streamwatch.training.faces import faces_folder
 from streamwatch.training.heldout import CALIBRATION_SEED, Labelled, find_reconstruct, held_out
 from streamwatch.training.layouts import find_clips
 from streamwatch.training.metrics import fit_temperature, sigmoid, threshold_at
@@ -158,8 +157,7 @@ def run(args: argparse.Namespace) -> int:
         chosen = [clip for clip in clips if clip.group in choose]
         scored = score_clips(ensemble, all_clip_faces(chosen, finder, sampling, args.cache, version))
     reconstruct = find_reconstruct(args.autoencoders)
-    folder = faces_folder(args.data_dir)
-    faces = held_out(folder, args.pairs, ensemble.crop_size, reconstruct, CALIBRATION_SEED)
+    faces = held_out(args.data_dir, args.pairs, ensemble.crop_size, reconstruct, CALIBRATION_SEED)
     calibration = calibrate(gather(ensemble, faces, scored), args.false_alarms, weights.record.fusion)
     record = read_raw_manifest(weights.directory)["sets"][weights.name]
     windows = any(clip.clip.label == 0 and clip.windows() for clip in scored)

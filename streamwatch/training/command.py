@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
-import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +25,11 @@ from streamwatch.training.devicebatches import DeviceBatches, upload
 from streamwatch.training.faces import load_labelled_faces
 from streamwatch.training.heldout import find_reconstruct
 from streamwatch.training.loop import Recipe, Trainer
+from streamwatch.training.options import check_positive, in_a_line
 from streamwatch.training.provenance import as_asked, source_commit
 from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
 
 LAYER_SCALE = 0.1
-LONGEST_REASON = 200
 PATHS = ("autoencoders", "own_data")
 REMEMBERED = (
     *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
@@ -130,7 +129,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(saved, dict) or not {"spec", "member", "optimizer", "progress"} <= saved.keys():
             raise ValueError("it is no checkpoint of a training")
     except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path}: cannot be gone on from: {_in_a_line(error)}") from error
+        raise ConfigError(f"{path}: cannot be gone on from: {in_a_line(error)}") from error
     return saved
 
 
@@ -148,14 +147,9 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"{name}: must be 0 to 1, got {value:g}")
-    for name in ("images", "rate", "minutes", "limit", "batch_pairs", "threads"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{name}: must be above 0, got {value:g}")
+    check_positive(args, "images", "rate", "minutes", "limit", "batch_pairs", "threads")
     if args.mask_weight is not None and not 0 <= args.mask_weight < float("inf"):
         raise ConfigError(f"mask_weight: must be at least 0, got {args.mask_weight:g}")
-    if args.seed is not None and args.seed < 0:
-        raise ConfigError(f"seed: must be at least 0, got {args.seed}")
     if args.own_data is not None and args.batch_pairs == 1:
         raise ConfigError("batch_pairs: one pair has no half for --own-data")
     if args.start_from and args.pretrained:
@@ -165,7 +159,7 @@ def check(args: argparse.Namespace) -> None:
     try:
         torch.empty(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {args.device} cannot be used: {_in_a_line(error)}") from error
+        raise ConfigError(f"device: {args.device} cannot be used: {in_a_line(error)}") from error
 
 
 def batches_of(args: argparse.Namespace, recipe: Recipe) -> Batches:
@@ -254,13 +248,13 @@ def initial_member(args: argparse.Namespace, plan: Plan) -> MaskMember:
         try:
             start_from(args.start_from, args.member, member)
         except (OSError, RuntimeError, SafetensorError, WeightsError) as error:
-            raise ConfigError(f"start_from: {args.start_from}: {_in_a_line(error)}") from error
+            raise ConfigError(f"start_from: {args.start_from}: {in_a_line(error)}") from error
     elif args.pretrained:
         try:
             donor = timm.create_model(plan.spec.backbone, pretrained=True, features_only=True, out_indices=(-2, -1))
         except (OSError, RuntimeError) as error:
             raise ConfigError(
-                f"pretrained: timm's weights of {plan.spec.backbone} cannot be had: {_in_a_line(error)}"
+                f"pretrained: timm's weights of {plan.spec.backbone} cannot be had: {in_a_line(error)}"
             ) from error
         member.trunk.load_state_dict(donor.state_dict())
     return member
@@ -276,11 +270,6 @@ def start_from(place: str, name: str, member: MaskMember) -> None:
         transplant(load_checkpoint(source), member)
     else:
         load_warm_start(source, member)
-
-
-def _in_a_line(error: Exception) -> str:
-    """The error without torch's line for each key."""
-    return textwrap.shorten(str(error), LONGEST_REASON, placeholder=" ...")
 
 
 if __name__ == "__main__":

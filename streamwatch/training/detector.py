@@ -22,6 +22,7 @@ from streamwatch.inference.blazeface import BlazeFace, load_blazeface, make_anch
 from streamwatch.training.detector_faces import load_faces, make_backgrounds
 from streamwatch.training.detector_loss import add_batch_norm, detector_loss, fold_batch_norm
 from streamwatch.training.detector_scenes import SceneMaker, Targets, batch_of
+from streamwatch.training.options import check_positive, in_a_line
 
 log = logging.getLogger(__name__)
 EMA_HORIZON = 800
@@ -130,7 +131,7 @@ class DetectorTrainer:
             self._optimiser.load_state_dict(state["optimiser"])
             self.images_seen, self.seconds = state["images_seen"], state["seconds"]
         except UNLOADABLE as error:
-            raise ConfigError(f"{path}: cannot be gone on from: {' '.join(str(error).split())[:200]}") from error
+            raise ConfigError(f"{path}: cannot be gone on from: {in_a_line(error)}") from error
         log.info("resumed after %d images, %.0f s", self.images_seen, self.seconds)
 
 
@@ -139,7 +140,7 @@ def _start(path: Path) -> BlazeFace:
     try:
         return load_blazeface(path)
     except UNLOADABLE as error:
-        raise ConfigError(f"start_from: {path}: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(f"start_from: {path}: {in_a_line(error)}") from error
 
 
 def train(settings: DetectorTraining, save_every: float = 90.0) -> DetectorTrainer:
@@ -188,18 +189,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
 
 
-def check(args: argparse.Namespace) -> None:
-    """ConfigError for what no training can be made with."""
-    for name in ("images", "minutes", "batch_size", "learning_rate", "threads"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{name}: must be above 0, got {value:g}")
-    if args.seed < 0:
-        raise ConfigError(f"seed: must be at least 0, got {args.seed}")
-
-
 def run(args: argparse.Namespace) -> int:
-    check(args)
+    check_positive(args, "images", "minutes", "batch_size", "learning_rate", "threads")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     names = (

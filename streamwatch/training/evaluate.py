@@ -19,7 +19,7 @@ from streamwatch.errors import ConfigError
 from streamwatch.inference.ensemble import Ensemble, load_ensemble
 from streamwatch.inference.weights import find_set
 from streamwatch.training.clips import Sampling, all_clip_faces, split_groups
-from streamwatch.training.faces import DatasetError, faces_folder
+from streamwatch.training.faces import DatasetError
 from streamwatch.training.heldout import find_reconstruct, held_out
 from streamwatch.training.layouts import find_clips
 from streamwatch.training.metrics import auc, sigmoid
@@ -113,7 +113,7 @@ def processor() -> str:
 
 
 def _held_out(args: argparse.Namespace, ensemble: Ensemble) -> tuple[dict[str, Any], Curve]:
-    faces = held_out(faces_folder(args.data_dir), args.pairs, ensemble.crop_size, find_reconstruct(args.autoencoders))
+    faces = held_out(args.data_dir, args.pairs, ensemble.crop_size, find_reconstruct(args.autoencoders))
     members, fused = score_crops(ensemble, faces.crops)
     figures = held_out_figures(faces.labels, members, fused, faces.compression, ensemble.names, ensemble.fusion)
     figures["by_face_size"] = _by_size(faces.labels, fused, faces.heights)

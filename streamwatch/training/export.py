@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +30,7 @@ from streamwatch.training.bundle import (
     write_members,
     write_set,
 )
+from streamwatch.training.provenance import source_commit
 
 OF_A_CALIBRATION = ("disagreement_p99", "calibrated")
 """What a set loses when its members are replaced; its threshold is set anew."""
@@ -136,7 +135,7 @@ def _trained(saved: Mapping[str, Any]) -> dict[str, Any]:
     trained = {"command": saved.get("command", ""), "images": saved["progress"]["seen"]}
     if commit := saved.get("commit"):
         return {"commit": commit, **trained}
-    return {"exported_at": _commit(), **trained}
+    return {"exported_at": source_commit(), **trained}
 
 
 def _record(name: str, file: str, content: bytes, spec: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
@@ -151,18 +150,6 @@ def _record(name: str, file: str, content: bytes, spec: dict[str, Any], trained:
         "trained": trained,
         "figures": {},
     }
-
-
-def _commit() -> str:
-    """HEAD of the checkout that this package lies in; empty where it lies in none, or is installed in another's."""
-    root = Path(str(files("streamwatch"))).parent.resolve()
-    command = ["git", "rev-parse", "--show-toplevel", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    top, _, commit = done.stdout.strip().partition("\n")
-    return commit if Path(top).resolve() == root else ""
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ async def test_a_second_service_is_refused_and_touches_nothing(tmp_path: Path) -
     """On a port of its own: the address refuses nobody."""
     async with running(tmp_path / "evidence") as (first, _):
         alert(first, "a1")
-        await until(lambda: (tmp_path / "evidence" / "chain.jsonl").exists())  # written after the bundle is in place
+        await until((tmp_path / "evidence" / "chain.jsonl").exists)  # written after the bundle is in place
         before = tree(tmp_path / "evidence")
         with pytest.raises(ServerError, match=f"evidence.directory: {tmp_path}/evidence is in use") as caught:
             async with Service(quick_config(tmp_path, {})):

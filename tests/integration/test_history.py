@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -375,30 +373,3 @@ def test_a_url_that_is_none() -> None:
         with pytest.raises(ConfigError, match=r"^history\.url") as caught:
             History(HistorySettings(url=SecretStr(url)))
         assert "secret" not in str(caught.value)
-
-
-KILLED_IN_MIGRATION = """
-import asyncio, os, signal, sys
-from pathlib import Path
-import alembic.op
-from tests.integration.test_history import History, settings
-
-create, tables = alembic.op.create_table, []
-def create_table(name, *columns, **options):
-    if tables:
-        os.kill(os.getpid(), signal.SIGKILL)
-    tables.append(create(name, *columns, **options))
-alembic.op.create_table = create_table
-asyncio.run(History(settings(Path(sys.argv[1]))).open())
-"""
-
-
-async def test_a_kill_within_the_first_migration_leaves_a_database_that_opens(tmp_path: Path) -> None:
-    path = tmp_path / "history.db"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_IN_MIGRATION, str(path))
-    assert await process.wait() == -signal.SIGKILL
-    assert path.exists()
-    history = History(settings(path))
-    await history.open()
-    assert await history.alerts.active() == []
-    await history.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,6 +27,7 @@ from tests.fakes.disk import fill, small_disk
 from tests.fakes.postgres import Postgres
 from tests.fakes.records import stream_score
 from tests.fakes.webhook import Receiver, webhook_receiver
+from tests.integration.test_history import settings
 
 RULE = {"kind": "window", "for": 0, "resolve_after": 0, "cooldown": 0}
 
@@ -192,3 +195,30 @@ async def test_a_full_disk_stops_neither_alerts_nor_itself(disk: Path) -> None:
             assert load.history.statistics.lost == 0
             for event in load.events:
                 await load.history.alerts.alert(event.after.id)
+
+
+KILLED_IN_MIGRATION = """
+import asyncio, os, signal, sys
+from pathlib import Path
+import alembic.op
+from tests.integration.test_history import History, settings
+
+create, tables = alembic.op.create_table, []
+def create_table(name, *columns, **options):
+    if tables:
+        os.kill(os.getpid(), signal.SIGKILL)
+    tables.append(create(name, *columns, **options))
+alembic.op.create_table = create_table
+asyncio.run(History(settings(Path(sys.argv[1]))).open())
+"""
+
+
+async def test_a_kill_within_the_first_migration_leaves_a_database_that_opens(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_IN_MIGRATION, str(path))
+    assert await process.wait() == -signal.SIGKILL
+    assert path.exists()
+    history = History(settings(path))
+    await history.open()
+    assert await history.alerts.active() == []
+    await history.close()

@@ -15,7 +15,7 @@ import torch
 
 from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.weights import bundled_directory, file_hash, find_set, read_manifest
-from streamwatch.training import bundle, cards, check, export
+from streamwatch.training import bundle, cards, check, export, provenance
 from streamwatch.training.bundle import load_bundled, member_bytes, new_member, read_raw_manifest
 from tests.unit.training.test_weight_sets import SPEC, export_set, exported, trained
 
@@ -165,16 +165,16 @@ def test_the_commit_is_the_trainings_or_that_of_this_code(tmp_path: Path, monkey
     monkeypatch.chdir(elsewhere)
     export_set([f"ViT={path}"], tmp_path / "weights")
     said = read_raw_manifest(tmp_path / "weights")["sets"]["bundled"]["members"][0]["trained"]
-    assert "commit" not in said and said["exported_at"] == export._commit()
+    assert "commit" not in said and said["exported_at"] == provenance.source_commit()
     torch.save({**saved, "commit": "abc1234"}, path)
     export_set([f"ViT={path}"], tmp_path / "weights")
     record = read_raw_manifest(tmp_path / "weights")["sets"]["bundled"]
     assert record["members"][0]["trained"]["commit"] == "abc1234"
     assert "commit `abc1234`:" in cards.card(record["members"][0], record)
     # An installed package may lie in a folder of somebody's repository: that one's HEAD says nothing about it.
-    monkeypatch.setattr(export, "files", lambda _: elsewhere / ".venv" / "streamwatch")
-    (elsewhere / ".venv").mkdir()
-    assert export._commit() == ""
+    installed = elsewhere / ".venv" / "streamwatch" / "training" / "provenance.py"
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.source_commit() == ""
 
 
 def test_a_card_says_how_threshold_and_figures_were_made(output: Path) -> None:
