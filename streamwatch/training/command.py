@@ -35,7 +35,20 @@ HUB = "hub"
 PATHS = ("autoencoders", "own_data")
 REMEMBERED = (
     *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
-    *("recorded", "tinted", "easy", "freeze", "frozen_norms", "bf16", "backbone", "sizes", "limit", "seed", "fakes"),
+    *(
+        "recorded",
+        "tinted",
+        "easy",
+        "freeze",
+        "frozen_norms",
+        "bf16",
+        "backbone",
+        "highpass",
+        "sizes",
+        "limit",
+        "seed",
+        "fakes",
+    ),
     "batch_pairs",
 )
 """What makes a training the one that it is, and is remembered with it."""
@@ -82,6 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let the trunk compute in bfloat16, where the processor is built for it",
     )
     parser.add_argument("--backbone", help="another timm network that gives features at strides 16 and 32")
+    parser.add_argument(
+        "--highpass", type=float, help="sigma of the blur taken from the input (0: the picture as it is)"
+    )
     parser.add_argument("--sizes", help="input sizes by share of the length, such as 0:128,0.7:224")
     parser.add_argument("--limit", type=int, help="use only so many faces")
     parser.add_argument("--seed", type=int)
@@ -111,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_of(args.member)
     if args.backbone:
         plan = replace(plan, spec=replace(plan.spec, backbone=args.backbone))
+    if args.highpass is not None:
+        plan = replace(plan, spec=replace(plan.spec, highpass=args.highpass))
     if before and before["spec"] != plan.spec.to_dict():
         raise ConfigError(f"{checkpoint}: is of another network: {before['spec']}, and not {plan.spec.to_dict()}")
     recipe = recipe_of(args, plan, before.get("commit", "") if before else None)
