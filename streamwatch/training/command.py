@@ -32,6 +32,8 @@ from streamwatch.training.recipes import PLANS, Plan, freeze, parse_mix, plan_of
 
 LAYER_SCALE = 0.1
 HUB = "hub"
+WIDEST_HIGHPASS = 12.0
+"""Its kernel still fits the smallest input, 32 px."""
 PATHS = ("autoencoders", "own_data")
 REMEMBERED = (
     *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
@@ -168,6 +170,8 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"{name}: must be 0 to 1, got {value:g}")
     check_positive(args, "images", "rate", "minutes", "limit", "batch_pairs", "threads")
+    if args.highpass is not None and not 0 <= args.highpass <= WIDEST_HIGHPASS:
+        raise ConfigError(f"highpass: must be 0 to {WIDEST_HIGHPASS:g} pixels, got {args.highpass:g}")
     if args.mask_weight is not None and not 0 <= args.mask_weight < float("inf"):
         raise ConfigError(f"mask_weight: must be at least 0, got {args.mask_weight:g}")
     if args.own_data is not None and args.batch_pairs == 1:

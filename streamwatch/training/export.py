@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,7 @@ class Choice(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("members", nargs="+", help="NAME=CHECKPOINT, NAME=CHECKPOINT*SHARE or NAME=DIRECTORY:MEMBER")
     parser.add_argument("--mirrored", default="", help="members that look at the mirrored face, kept ones too")
+    parser.add_argument("--input", default="", help="sides of members' inputs where they change: NAME=PIXELS,...")
     parser.add_argument("--output", type=Path, required=True, help="directory of weights; its other sets stay")
     parser.add_argument("--version", required=True, help="version of the set")
     parser.add_argument("--set", default="bundled", help="name of the set")
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     mirrored = set(filter(None, args.mirrored.split(",")))
     if strange := mirrored - {choice.name for choice in choices}:
         raise ConfigError(f"mirrored: {', '.join(sorted(strange))} is none of the members")
+    inputs = parse_inputs(args.input, {choice.name for choice in choices})
     manifest = read_raw_manifest(args.output)
     content: dict[str, bytes] = {}
     records = []
@@ -69,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
         member, trained = _load(choice, args.anchor)
         file = file_name(manifest, args.set, choice.name)
         content[file] = member_bytes(member)
-        spec = replace(member.spec, mirrored=choice.name in mirrored).to_dict()
-        records.append(_record(choice.name, file, content[file], spec, trained))
+        size = inputs.get(choice.name, member.spec.input_size)
+        spec = replace(member.spec, mirrored=choice.name in mirrored, input_size=size)
+        records.append(_record(choice.name, file, content[file], spec.to_dict(), trained))
     write_members(args.output, content)
     before = {k: v for k, v in manifest.get("sets", {}).get(args.set, {}).items() if k not in OF_A_CALIBRATION}
     record = {"version": args.version, "fusion": "logit_mean", "threshold": 0.5, "threshold_basis": "not calibrated"}
@@ -90,6 +93,17 @@ def parse_choice(text: str) -> Choice:
     if not (separator and name.isalnum() and path and 0 <= value <= 1):
         raise ConfigError(f"members: {text!r} is not NAME=CHECKPOINT or NAME=CHECKPOINT*SHARE with a share of 0 to 1")
     return Choice(name, Path(path), value)
+
+
+def parse_inputs(text: str, names: Collection[str]) -> dict[str, int]:
+    """`ViT=160,ViTST=192`; ConfigError where it is malformed, or names no member."""
+    sizes: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        name, _, pixels = part.partition("=")
+        if name not in names or not pixels.isdigit() or not 32 <= int(pixels) <= 1024:
+            raise ConfigError(f"input: {part!r} is not NAME=PIXELS, a member's name and 32 to 1024")
+        sizes[name] = int(pixels)
+    return sizes
 
 
 def _refuse_repeated(choices: list[Choice]) -> None:

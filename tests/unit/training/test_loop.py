@@ -239,6 +239,8 @@ def test_a_checkpoint_without_options_goes_on_as_it_is_asked_to(
         (("--pretrained", "--start-from", "weights"), "and not both"),
         (("--pretrained", "nowhere.pth"), "pretrained: .*nowhere.pth"),
         (("--pretrained", __file__), "pretrained: "),
+        (("--highpass", "-1"), "highpass: must be 0 to 12 pixels"),
+        (("--highpass", "nan"), "highpass: must be 0 to 12 pixels"),
         (("--batch-pairs", "1", "--own-data", "x.csv"), "one pair has no half"),
     ],
 )

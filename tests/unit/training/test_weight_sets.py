@@ -90,6 +90,17 @@ def test_a_member_is_kept_under_another_name_and_looks_at_the_mirrored_face(tmp_
         export_set([f"ViT={output}:ViT"], output, mirrored="Nobody")
 
 
+def test_a_member_is_given_a_smaller_input(tmp_path: Path) -> None:
+    output = exported(tmp_path)
+    before = load_ensemble(find_set(str(output))).crop_size
+    export_set([f"ViT={output}:ViT", f"ViTST={output}:ViTST"], output, more=("--input", "ViT=48"))
+    ensemble = load_ensemble(find_set(str(output)))
+    assert [member.input_size for member in ensemble.members] == [48, before] and ensemble.crop_size == before
+    for wrong in ("Nobody=48", "ViT=16", "ViT=48.5", "ViT"):
+        with pytest.raises(ConfigError, match=f"input: '{wrong}'"):
+            export_set([f"ViT={output}:ViT"], output, more=("--input", wrong))
+
+
 def test_the_manifest_is_merged(tmp_path: Path) -> None:
     before = {"format": 1, "detectors": {"blazeface": {"file": "x"}}, "sets": {"other": {"version": "1"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(before))
