@@ -47,8 +47,8 @@ def card(member: dict[str, Any], record: dict[str, Any]) -> str:
     return f"""\
 # {member["name"]} ({record["version"]})
 
-One of the {len(record["members"])} members of the bundled ensemble, which gives the mean of their calibrated logits. A
-score is the probability that the face is fake, 0 to 1.
+One of the {len(record["members"])} members of an ensemble, which gives the mean of their calibrated logits. A score
+is the probability that the face is fake, 0 to 1.
 
 ## Network
 `{architecture["backbone"]}` (timm's layout), features at strides 16 and 32; a mask head that says
@@ -85,7 +85,8 @@ Threshold {record["threshold"]}: {record.get("threshold_basis", "")}.
 
 def _pretrained(member: dict[str, Any]) -> str:
     """What a trunk owes to others, where its training began with their weights."""
-    if "--pretrained" not in member.get("trained", {}).get("command", ""):
+    trained = member.get("trained", {})
+    if not any("--pretrained" in trained.get(place, "") for place in ("command", "note")):
         return ""
     backbone = member["architecture"]["backbone"]
     return f"\nThe trunk began with the weights of `{backbone}` that its authors trained on ImageNet-1k (see NOTICE).\n"
