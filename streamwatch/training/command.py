@@ -37,21 +37,8 @@ WIDEST_HIGHPASS = 12.0
 PATHS = ("autoencoders", "own_data")
 REMEMBERED = (
     *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
-    *(
-        "recorded",
-        "tinted",
-        "easy",
-        "freeze",
-        "frozen_norms",
-        "bf16",
-        "backbone",
-        "highpass",
-        "sizes",
-        "limit",
-        "seed",
-        "fakes",
-    ),
-    "batch_pairs",
+    *("recorded", "tinted", "easy", "freeze", "frozen_norms", "bf16", "backbone", "highpass", "sizes"),
+    *("limit", "seed", "fakes", "batch_pairs"),
 )
 """What makes a training the one that it is, and is remembered with it."""
 
