@@ -37,7 +37,7 @@ WIDEST_HIGHPASS = 12.0
 PATHS = ("autoencoders", "own_data")
 REMEMBERED = (
     *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
-    *("recorded", "tinted", "easy", "freeze", "frozen_norms", "bf16", "backbone", "highpass", "sizes"),
+    *("recorded", "tinted", "analogue", "easy", "freeze", "frozen_norms", "bf16", "backbone", "highpass", "sizes"),
     *("limit", "seed", "fakes", "batch_pairs"),
 )
 """What makes a training the one that it is, and is remembered with it."""
@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hard-negatives", type=float, help="share of pairs whose real picture was processed whole")
     parser.add_argument("--recorded", type=float, help="share of pairs that were compressed before being altered")
     parser.add_argument("--tinted", type=float, help="share of pairs that got other colours")
+    parser.add_argument("--analogue", type=float, help="share of pairs from film or a print (grain, dots)")
     parser.add_argument(
         "--easy", type=float, help="share of the length during which the fakes harden (0: no curriculum)"
     )
@@ -152,7 +153,7 @@ def recall(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """ConfigError for what no training can be made with."""
-    for name in ("severity", "hard_negatives", "recorded", "tinted", "easy"):
+    for name in ("severity", "hard_negatives", "recorded", "tinted", "analogue", "easy"):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"{name}: must be 0 to 1, got {value:g}")
@@ -202,7 +203,7 @@ def recipe_of(args: argparse.Namespace, plan: Plan, commit: str | None = None) -
     given = {"images": args.images, "rate": args.rate, "easy": args.easy, "sizes": parse_sizes(args.sizes)}
     schedule = replace(schedule, **{name: value for name, value in given.items() if value is not None})
     pairs = replace(recipe.pairs, mix=parse_mix(args.mix or "", recipe.pairs.mix))
-    changed = {name: getattr(args, name) for name in ("severity", "hard_negatives", "recorded", "tinted")}
+    changed = {name: getattr(args, name) for name in ("severity", "hard_negatives", "recorded", "tinted", "analogue")}
     pairs = replace(pairs, **{name: value for name, value in changed.items() if value is not None})
     losses = recipe.losses
     if args.mask_weight is not None:

@@ -14,7 +14,7 @@ from streamwatch.training.faces import FaceSet, pick_donor
 from streamwatch.training.fakes import DEFAULT_MIX, FakeMix, Helpers, Reconstruct, make_fake, whole_picture_operation
 from streamwatch.training.geometry import FaceGeometry
 from streamwatch.training.streamlook import Look, apply_look, draw_look, draw_recording
-from streamwatch.training.tones import shift_colours
+from streamwatch.training.tones import analogue, shift_colours
 
 LARGEST_VIEW = 272
 
@@ -25,7 +25,8 @@ class PairSettings:
 
     underwent a whole-picture operation; `clean_views` the share of pairs that also give their uncompressed view;
     `recorded` the share whose picture was compressed once before anything was altered, as footage that is manipulated
-    later was; `tinted` the share whose both pictures got other colours."""
+    later was; `tinted` the share whose both pictures got other colours; `analogue` the share whose picture came from film
+    or from a print, as real pictures that no fake's traces explain do."""
 
     size: int = 224
     mix: FakeMix = DEFAULT_MIX
@@ -34,6 +35,7 @@ class PairSettings:
     clean_views: float = 0.0
     recorded: float = 0.0
     tinted: float = 0.0
+    analogue: float = 0.0
     h264: bool = True
 
     def at_difficulty(self, difficulty: float, size: int) -> PairSettings:
@@ -70,6 +72,9 @@ def make_pair(
         view = whole_picture_operation(view, geometry, rng)
     if rng.random() < settings.tinted:
         view = shift_colours(view, rng, 1.5)
+    # No draw where there is none: the fixed held-out pairs are made without, and stay what they were.
+    if settings.analogue and rng.random() < settings.analogue:
+        view = analogue(view, rng)
     clean = None
     if rng.random() < settings.recorded:
         clean, view = view, apply_look(view, draw_recording(rng, view.shape[0], settings.h264), view.shape[0])

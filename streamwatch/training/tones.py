@@ -94,6 +94,52 @@ def jpeg(image: Image, quality: int) -> Image:
     return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def film_grain(image: Image, rng: np.random.Generator) -> Image:
+    """Grain of 0.4 to 1.6 px, strongest in the mid-tones, mostly in the brightness, as a scanned negative shows."""
+    height, width = image.shape[:2]
+    colour = float(rng.uniform(0.0, 0.6))
+    cv2.setRNGSeed(int(rng.integers(1 << 31)))
+    shared, own = np.empty((height, width, 1), np.float32), np.empty((height, width, 3), np.float32)
+    cv2.randn(shared, 0, 1.0)
+    cv2.randn(own, 0, 1.0)
+    grain = cv2.GaussianBlur((1.0 - colour) * shared + colour * own, (0, 0), float(rng.uniform(0.4, 1.6)))
+    grain *= float(rng.uniform(2.5, 11.0)) / max(1e-3, float(grain.std()))
+    tone = np.arange(256, dtype=np.float32) / 255.0
+    strength = 0.3 + 0.7 * 4.0 * tone * (1.0 - tone)
+    return np.asarray(np.clip(image + grain * strength[image] + 0.5, 0, 255), np.uint8)
+
+
+def halftone(image: Image, rng: np.random.Generator) -> Image:
+    """A scanned print: a dot screen for each ink (one for a grey print) at its own angle, softened by the scan."""
+    height, width = image.shape[:2]
+    grey = rng.random() < 0.5
+    source = image
+    if grey:
+        source = np.asarray(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
+    period, turn = float(rng.uniform(1.8, 5.5)), float(rng.uniform(0, 90))
+    angles = np.deg2rad(turn + np.array((0.0, 0.0, 0.0) if grey else (0.0, 30.0, 60.0), np.float32))
+    y, x = np.mgrid[:height, :width].astype(np.float32)[..., None] * (2 * np.pi / period)
+    phase = rng.uniform(0, 2 * np.pi, (2, 3)).astype(np.float32)
+    if grey:
+        phase[:] = phase[:, :1]
+    across = np.cos(angles) * x + np.sin(angles) * y + phase[0]
+    along = np.cos(angles) * y - np.sin(angles) * x + phase[1]
+    screen = 0.5 + 0.25 * (np.cos(across) + np.cos(along))
+    # Dots grow with the ink: where the tone passes the screen's height the paper shows. A soft edge is the ink's spread.
+    dots = 255.0 / (1.0 + np.exp(np.clip((screen - source / 255.0) * float(rng.uniform(4.0, 12.0)), -30, 30)))
+    soft = cv2.GaussianBlur(dots.astype(np.float32), (0, 0), float(rng.uniform(0.5, 1.2)))
+    amount = float(rng.uniform(0.1, 0.7))
+    return np.asarray(np.clip((1.0 - amount) * source + amount * soft + 0.5, 0, 255), np.uint8)
+
+
+def analogue(image: Image, rng: np.random.Generator) -> Image:
+    """A photograph on film, a scanned print, or (one in eight) both."""
+    draw = rng.random()
+    if draw < 0.6:
+        image = film_grain(image, rng)
+    return halftone(image, rng) if draw > 0.475 else image
+
+
 def transfer_colours(image: Image, reference: Image, geometry: FaceGeometry, amount: float) -> Image:
     """Reinhard's transfer: the Lab mean and deviation of the reference's face given to this picture's face."""
     inside = np.zeros(image.shape[:2], np.uint8)
