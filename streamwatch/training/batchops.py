@@ -123,6 +123,30 @@ def jpeg(pictures: Tensor, quality: Tensor) -> Tensor:
     return rgb[:, :, :height, :width].clamp(0, 1)
 
 
+def grained(pictures: Tensor, noise: Tensor, sigma: Tensor, strength: Tensor) -> Tensor:
+    """Film grain: `noise` like the pictures, blurred by `sigma` (N,) pixels, `strength` (N,) its deviation in the
+
+    mid-tones (as `tones.film_grain`)."""
+    soft = blur(noise, sigma)
+    unit = soft / soft.std((1, 2, 3), keepdim=True).clamp_min(1e-3)
+    return (pictures + column(strength) * (0.3 + 2.8 * pictures * (1 - pictures)) * unit).clamp(0, 1)
+
+
+def halftoned(pictures: Tensor, period: Tensor, angles: Tensor, contrast: Tensor, amount: Tensor) -> Tensor:
+    """A scanned print: dots of `period` (N,) pixels, a screen for each channel at its angle (N, 3) in radians, so that
+
+    one angle for all is a grey print's (as `tones.halftone`)."""
+    height, width = pictures.shape[2:]
+    line = torch.arange(max(height, width), dtype=pictures.dtype, device=pictures.device)
+    turns = 2 * math.pi / column(period)
+    x, y = turns * line[:width].view(1, 1, 1, -1), turns * line[:height].view(1, 1, -1, 1)
+    cos, sin = column(angles.cos()), column(angles.sin())
+    screen = 0.5 + 0.25 * ((cos * x + sin * y).cos() + (cos * y - sin * x).cos())
+    dots = torch.sigmoid(column(contrast) * (pictures - screen))
+    soft = blur(dots, torch.full_like(amount, 0.8))
+    return pictures + column(amount) * (soft - pictures)
+
+
 def _quantised(planes: Tensor, table: Tensor, scale: Tensor) -> Tensor:
     """Planes (N, C, H, W) around 0 after rounding of their blocks' frequencies."""
     count, channels, height, width = planes.shape

@@ -131,6 +131,8 @@ class DeviceBatches:
         rows = self._whole(len(self.faces))
         views = self._views(rows)
         base = self._tinted(views.pictures, settings.tinted, 1.5)
+        if settings.analogue:
+            base = torch.where(batchops.column(self._chance(settings.analogue)), self._analogue(base), base)
         clean = base
         recorded = self._chance(settings.recorded)
         base = torch.where(batchops.column(recorded), self._recorded(base), base)
@@ -310,6 +312,22 @@ class DeviceBatches:
         textured = self._textured(pictures, 1.0)
         processed = torch.where(draw < 0.4, sharpened, torch.where(draw < 0.8, textured, barred))
         return torch.where(draw < 0.2, toned, processed)
+
+    def _analogue(self, pictures: Tensor) -> Tensor:
+        """A photograph on film, a scanned print (half of them grey), or both."""
+        draw = batchops.column(self._uniform(0, 1))
+        shared, own = self._normal(1.0, self.pairs, 1, WORK, WORK), self._normal(1.0, *pictures.shape)
+        noise = shared + batchops.column(self._uniform(0, 0.6)) * (own - shared)
+        grained = batchops.grained(pictures, noise, self._uniform(0.4, 1.6), self._uniform(2.5, 11) / 255)
+        film = torch.where(draw < 0.6, grained, pictures)
+        grey = self._chance(0.5)
+        apart = torch.tensor([0.0, 30.0, 60.0], device=self.device).deg2rad() * (~grey)[:, None]
+        angles = self._uniform(0, math.pi / 2, self.pairs, 1) + apart
+        source = torch.where(batchops.column(grey), batchops.luma(film).expand_as(film), film)
+        printed = batchops.halftoned(
+            source, self._uniform(1.8, 5.5), angles, self._uniform(4, 12), self._uniform(0.1, 0.7)
+        )
+        return torch.where(draw > 0.475, printed, film)
 
     def _recorded(self, pictures: Tensor) -> Tensor:
         """What a camera and its file did before anyone altered the picture: noise, and one codec."""

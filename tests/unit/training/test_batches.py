@@ -109,8 +109,34 @@ def test_a_fake_of_each_kind_differs_inside_its_mask_alone(kind: str) -> None:
     assert int((inside > 2 * outside + 0.002).sum()) >= PAIRS - 1
 
 
+def test_film_and_print_are_the_same_on_both_pictures_of_a_pair() -> None:
+    film = made(replace(PLAIN, analogue=1.0))
+    change = (film.images[1::2] - film.images[0::2]).abs().mean(1)
+    assert all(float(c[m == 0].mean()) < 0.006 for c, m in zip(change, film.masks[1::2], strict=True))
+
+
+def test_film_and_print_add_fine_texture_and_leave_the_tones() -> None:
+    source = DeviceBatches(upload(draw_faces(4), "cpu"), PAIRS, PLAIN, [], 0)
+    flat = torch.full((PAIRS, 3, 224, 224), 0.5)
+    seen = source._analogue(flat)
+    assert float((seen - batchops.blur(seen, torch.full((PAIRS,), 3.0))).std((1, 2, 3)).median()) > 0.012
+    assert float((batchops.blur(seen, torch.full((PAIRS,), 8.0)) - 0.5).abs().mean((1, 2, 3)).max()) < 0.03
+
+
+def test_a_print_has_the_dots_of_opencvs() -> None:
+    """A grey screen at no angle, against the host's formula."""
+    flat = torch.full((1, 3, 64, 64), 0.6)
+    parts = (torch.tensor([v]) for v in (4.0, 8.0, 0.5))
+    period, contrast, amount = parts
+    print_ = batchops.halftoned(flat, period, torch.zeros(1, 3), contrast, amount)
+    y, x = np.mgrid[:64, :64] * (2 * np.pi / 4.0)
+    dots = 1 / (1 + np.exp(8.0 * (0.5 + 0.25 * (np.cos(x) + np.cos(y)) - 0.6)))
+    expected = 0.3 + 0.5 * cv2.GaussianBlur(dots, (0, 0), 0.8, borderType=cv2.BORDER_REPLICATE)
+    assert np.abs(print_[0, 1].numpy() - expected).max() < 0.01
+
+
 def test_a_step_is_the_same_whenever_it_is_made() -> None:
-    settings = replace(PLAIN, severity=1.0, hard_negatives=0.3, recorded=0.5, tinted=0.5, clean_views=0.5)
+    settings = replace(PLAIN, severity=1.0, hard_negatives=0.3, recorded=0.5, tinted=0.5, analogue=0.5, clean_views=0.5)
     first, again, next_step = made(settings), made(settings), made(settings, step=1)
     assert torch.equal(first.images, again.images) and torch.equal(first.clean, again.clean)
     assert not torch.equal(first.images, next_step.images)

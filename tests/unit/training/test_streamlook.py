@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
+from streamwatch.domain import Image
+from streamwatch.training.fakes import FakeMix
 from streamwatch.training.h264 import through_h264
 from streamwatch.training.pairs import LARGEST_VIEW, PairSettings, draw_view, make_pair
 from streamwatch.training.streamlook import Look, Shot, apply_look, draw_look
+from streamwatch.training.tones import film_grain, halftone
 from tests.unit.training.pictures import draw_face, draw_faces
 
 
@@ -70,3 +77,37 @@ def test_a_view_keeps_the_face_near_the_middle() -> None:
         assert 0.3 < centre[0] < 0.7 and 0.35 < centre[1] < 0.8
         skin = view[tuple(np.round(moved.outline.mean(0)).astype(int)[::-1])]
         assert np.abs(skin.astype(int) - image[tuple(np.round(geometry.outline.mean(0)).astype(int)[::-1])]).mean() < 45
+
+
+def detail(image: Image) -> float:
+    """The deviation of what a blur takes away."""
+    return float((image.astype(np.float32) - cv2.GaussianBlur(image, (0, 0), 3.0)).std())
+
+
+@pytest.mark.parametrize("texture", [film_grain, halftone])
+def test_film_and_print_add_fine_texture_and_leave_the_tones(
+    texture: Callable[[Image, np.random.Generator], Image],
+) -> None:
+    image = np.full((96, 96, 3), 128, np.uint8)
+    found = []
+    for seed in range(12):
+        seen = texture(image, np.random.default_rng(seed))
+        assert seen.shape == image.shape and (seen == texture(image, np.random.default_rng(seed))).all()
+        found.append(detail(seen))
+        assert np.abs(cv2.GaussianBlur(seen, (0, 0), 8.0).astype(int) - 128).mean() < 8
+    assert np.median(found) > 3
+
+
+def test_both_pictures_of_a_pair_come_from_the_same_film() -> None:
+    faces = draw_faces(5)
+    swaps = FakeMix(self_blend=0.0, swap=1.0, autoencoder=0.0, rescale=0.0)
+    settings = PairSettings(size=96, mix=swaps, severity=0.0, hard_negatives=0.0, analogue=1.0)
+    film, plain = [], []
+    for seed in range(6):
+        pair = make_pair(faces, 2, np.random.default_rng(seed), settings)
+        digital = make_pair(faces, 2, np.random.default_rng(seed), replace(settings, analogue=0.0))
+        outside = pair.mask == 0
+        assert np.abs(pair.images[0].astype(int) - pair.images[1])[outside].mean() < 1.5
+        film.append(detail(pair.images[0]))
+        plain.append(detail(digital.images[0]))
+    assert np.mean(film) > np.mean(plain)
