@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,10 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     plan = plan_of(args.member)
+    start = opened_start(args.start_from, args.member) if args.start_from and not before else None
+    if start is not None:  # what a network was trained to look at comes with it, unless told otherwise
+        args.backbone = args.backbone or start.spec.backbone
+        args.highpass = start.spec.highpass if args.highpass is None else args.highpass
     if args.backbone:
         plan = replace(plan, spec=replace(plan.spec, backbone=args.backbone))
     if args.highpass is not None:
@@ -123,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{checkpoint}: is of another network: {before['spec']}, and not {plan.spec.to_dict()}")
     recipe = recipe_of(args, plan, before.get("commit", "") if before else None)
     torch.manual_seed(recipe.seed)
-    member = initial_member(args, plan) if not before else new_member(plan.spec)
+    member = initial_member(args, plan, start) if not before else new_member(plan.spec)
     freeze(member, tuple(filter(None, (args.freeze or "").split(","))))
     trainer = Trainer(member, batches_of(args, recipe), recipe, folder)
     if before:
@@ -252,15 +257,16 @@ def open_layer_scales(trunk: nn.Module) -> None:
             scale.fill_(LAYER_SCALE)
 
 
-def initial_member(args: argparse.Namespace, plan: Plan) -> MaskMember:
+def initial_member(args: argparse.Namespace, plan: Plan, start: MaskMember | None) -> MaskMember:
     """The network before its first step."""
     member = new_member(plan.spec)
     open_layer_scales(member.trunk)
     if args.start_from:
-        try:
-            start_from(args.start_from, args.member, member)
-        except (OSError, RuntimeError, SafetensorError, WeightsError) as error:
-            raise ConfigError(f"start_from: {args.start_from}: {in_a_line(error)}") from error
+        with _naming_start(args.start_from):
+            if start is not None:
+                transplant(start, member)
+            else:
+                load_warm_start(Path(args.start_from), member)
     elif args.pretrained:
         load_pretrained_trunk(args.pretrained, plan.spec.backbone, member.trunk)
     return member
@@ -296,16 +302,24 @@ def _under_names_of(
     return dict(zip(names, tensors.values(), strict=True))
 
 
-def start_from(place: str, name: str, member: MaskMember) -> None:
-    """Give the member the weights of a directory's member `name` (or DIR:MEMBER), a checkpoint or another file."""
+def opened_start(place: str, name: str) -> MaskMember | None:
+    """A directory's member `name` (or DIR:MEMBER) or a checkpoint's network; None of a file that says nothing of its
+
+    network. ConfigError where it cannot be read."""
     folder, _, other = place.partition(":")
     source = Path(folder)
-    if source.is_dir():
-        transplant(load_bundled(source, other or name), member)
-    elif source.suffix == ".pt":
-        transplant(load_checkpoint(source), member)
-    else:
-        load_warm_start(source, member)
+    with _naming_start(place):
+        if source.is_dir():
+            return load_bundled(source, other or name)
+        return load_checkpoint(source) if source.suffix == ".pt" else None
+
+
+@contextmanager
+def _naming_start(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError, WeightsError) as error:
+        raise ConfigError(f"start_from: {place}: {in_a_line(error)}") from error
 
 
 if __name__ == "__main__":

@@ -197,6 +197,21 @@ def test_a_refinement_stays_one(tmp_path: Path) -> None:
     assert after["progress"]["seen"] == 8 and after["commit"] == saved["commit"]
 
 
+def test_a_start_brings_its_network_and_its_input(tmp_path: Path) -> None:
+    """Unless told otherwise: a network on high-passed input knows nothing of the picture as it is."""
+    network = member(spec=replace(plan_of("ViT").spec, backbone="test_resnet", highpass=3.0))
+    torch.save({"spec": network.spec.to_dict(), "ema": network.state_dict()}, tmp_path / "start.pt")
+    words = [word for word in FIRST if word not in ("--backbone", "test_resnet")]
+    command.run(asked(tmp_path, *words, "--start-from", tmp_path / "start.pt", "--minutes", 1e-6))
+    spec = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["spec"]
+    assert (spec["backbone"], spec["highpass"]) == ("test_resnet", 3.0)
+    command.run(asked(tmp_path, "--resume", "--minutes", 1e-6))
+    other = (*words, "--start-from", tmp_path / "start.pt", "--highpass", 0, "--minutes", 1e-6)
+    command.run(asked(tmp_path, *other, "--folder", tmp_path / "other"))
+    spec = torch.load(tmp_path / "other" / "checkpoint.pt", weights_only=True)["spec"]
+    assert (spec["backbone"], spec["highpass"]) == ("test_resnet", 0.0)
+
+
 def start_saved() -> dict[str, Any]:
     network = member(spec=replace(plan_of("ViT").spec, backbone="test_resnet"))
     return {"spec": network.spec.to_dict(), "ema": network.state_dict()}
