@@ -58,10 +58,12 @@ def unknown_reason(counts: Counts, settings: ScoringSettings) -> UnknownReason |
 
 def disagree(window: WindowScore, threshold: float, limit: float | None) -> bool:
     """True where the members' window logits lie further apart than `limit` (the 99th percentile on validation reals;
-    None:
-    never) *and* on both sides of the threshold: members that all say fake agree, however strongly each of them says
-    so."""
+    None: never) *and* the verdict hangs on one of them: without it the others' mean is on the other side of the
+    threshold. Members that all say fake agree, however strongly each says so; and one that objects to the rest without
+    changing what they say leaves no doubt about the verdict."""
     if limit is None or window.spread <= limit:
         return False
-    sides = {sigmoid(logit) >= threshold for logit in window.members.values()}
-    return len(sides) == 2
+    values = list(window.members.values())
+    is_fake = sigmoid(window.logit) >= threshold
+    rest = ((sum(values) - value) / (len(values) - 1) for value in values)
+    return any((sigmoid(logit) >= threshold) is not is_fake for logit in rest)

@@ -106,10 +106,15 @@ def test_reasons(accepted: int, gated: int, coverage: float, young: bool, reason
         ({"a": -9.0, "b": -2.0}, 2.0, False),  # both say real
         ({"a": -1.0, "b": 3.0}, None, False),  # not judged for this weight set
         ({"a": 3.0}, 0.0, False),
+        ({"a": 1.3, "b": -3.5, "c": -2.8, "d": 0.8}, 3.7, False),  # real without any of them, too
+        ({"a": 4.0, "b": -4.0, "c": -3.0, "d": -1.0}, 3.7, False),  # one alone is sure, and no three would follow it
+        ({"a": 6.0, "b": -3.0, "c": 1.0, "d": 0.5}, 3.7, True),  # fake, but for the first
+        ({"a": -6.0, "b": 2.5, "c": 3.0, "d": 3.5}, 3.7, True),  # real, but for the first
     ],
 )
 def test_disagreement(members: dict[str, float], limit: float | None, expected: bool) -> None:
-    assert disagree(WindowScore(0.0, members), 0.7, limit) is expected
+    mean = sum(members.values()) / len(members)
+    assert disagree(WindowScore(mean, members), 0.7, limit) is expected
 
 
 def test_the_verdict_has_hysteresis() -> None:
