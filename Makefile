@@ -52,7 +52,6 @@ contracts: $(DEV) ## imports point down only
 
 weights-check: $(RUNTIME) ## manifest against files, and a small fixed set of figures recomputed
 	$(BIN)/python -m streamwatch.training.check
-	$(BIN)/python -m streamwatch.training.check --weights weights/highpass
 
 COVERED := --cov --cov-append --cov-report=term:skip-covered --cov-report=xml
 # GNU's timeout, where there is one: pytest's own limits do not reach a test that hangs outside Python.

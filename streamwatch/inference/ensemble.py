@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -53,9 +54,8 @@ class LoadedMember:
     dtype: torch.dtype = torch.float32
 
     def logits(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
-        """float32 crops (N, 3, S, S) in 0..1 to calibrated logits (N,) and the mask's probabilities (N, h, w)."""
-        if crops.shape[-1] != self.input_size:
-            crops = F.interpolate(crops, (self.input_size, self.input_size), mode="area")
+        """float32 crops (N, 3, S, S) in 0..1, S the input's size, to calibrated logits (N,) and the mask's
+        probabilities (N, h, w)."""
         output = self.network(crops)
         mask = output.mask.float().sigmoid() if output.mask is not None else None
         return (output.logit.float() + self.bias) / self.temperature, mask
@@ -88,7 +88,8 @@ class Ensemble:
         """uint8 RGB crops (N, S, S, 3) to the ensemble's view of each."""
         with torch.inference_mode():
             x = self._prepare(crops)
-            logits, masks = zip(*(member.logits(x) for member in self.members), strict=True)
+            views = {size: shrunk(x, size) for size in {member.input_size for member in self.members}}
+            logits, masks = zip(*(member.logits(views[member.input_size]) for member in self.members), strict=True)
             stacked = torch.stack(logits, 1)
             heat = _mean_heat([mask for mask in masks if mask is not None])
             fused = fuse(stacked, self.fusion)
@@ -120,6 +121,25 @@ class Ensemble:
             rounded_scores, rounded_time = _measure(rounded, x)
         agrees = bool((exact_scores - rounded_scores).abs().max() <= LOW_PRECISION_TOLERANCE)
         return agrees and exact_time > LOW_PRECISION_GAIN * rounded_time
+
+
+def shrunk(crops: Tensor, size: int) -> Tensor:
+    """Crops (N, 3, S, S) at `size` pixels a side, at most S, each the mean of the area that it covers, as OpenCV's
+    INTER_AREA: what the members were trained on. (torch's 'area' gives whole pixels alone, and blurs unevenly.)"""
+    side = crops.shape[-1]
+    if side == size:
+        return crops
+    weights = _area_weights(side, size).to(crops.device)
+    return (weights @ crops @ weights.T).contiguous(memory_format=torch.channels_last)
+
+
+@functools.lru_cache(maxsize=8)
+def _area_weights(side: int, size: int) -> Tensor:
+    """(size, side): how much of each old pixel lies in each new one; rows sum to 1."""
+    edges = np.arange(size + 1) * (side / size)
+    pixels = np.arange(side)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return torch.from_numpy((overlap.clip(0) * (size / side)).astype(np.float32))
 
 
 def fuse(logits: Tensor, fusion: Fusion) -> Tensor:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from streamwatch.domain import logit, sigmoid
-from streamwatch.inference.ensemble import Ensemble, LoadedMember, fuse, load_ensemble, probe_crops
+from streamwatch.inference.ensemble import Ensemble, LoadedMember, fuse, load_ensemble, probe_crops, shrunk
 from streamwatch.inference.members import Member, MemberOutput
 from streamwatch.inference.weights import find_set
 
@@ -55,6 +56,17 @@ def test_members_with_smaller_inputs_get_a_smaller_copy_of_the_crop() -> None:
     assert ensemble.crop_size == 32
     assert (small.seen[-1], large.seen[-1]) == (16, 32)
     assert output.members[0] == pytest.approx([0.2, 0.2], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [160, 128, 112, 100])
+def test_a_smaller_copy_is_what_training_saw(size: int) -> None:
+    """Members learn fine texture from pictures that OpenCV shrank: another filter makes other faces of them."""
+    crops = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    ours = shrunk(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255.0, size)
+    for index, crop in enumerate(crops):
+        theirs = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+        assert np.abs(255.0 * ours[index].permute(1, 2, 0).numpy() - theirs).max() < 0.6  # it rounds
+    assert shrunk(ours, size) is ours
 
 
 def test_the_heat_map_is_the_mean_of_the_masks_that_there_are() -> None:
