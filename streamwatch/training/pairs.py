@@ -25,8 +25,8 @@ class PairSettings:
 
     underwent a whole-picture operation; `clean_views` the share of pairs that also give their uncompressed view;
     `recorded` the share whose picture was compressed once before anything was altered, as footage that is manipulated
-    later was; `tinted` the share whose both pictures got other colours; `analogue` the share whose picture came from film
-    or from a print, as real pictures that no fake's traces explain do."""
+    later was; `tinted` the share whose both pictures got other colours; `analogue` the share whose picture came from
+    film or from a print."""
 
     size: int = 224
     mix: FakeMix = DEFAULT_MIX

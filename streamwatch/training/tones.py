@@ -125,7 +125,7 @@ def halftone(image: Image, rng: np.random.Generator) -> Image:
     across = np.cos(angles) * x + np.sin(angles) * y + phase[0]
     along = np.cos(angles) * y - np.sin(angles) * x + phase[1]
     screen = 0.5 + 0.25 * (np.cos(across) + np.cos(along))
-    # Dots grow with the ink: where the tone passes the screen's height the paper shows. A soft edge is the ink's spread.
+    # Dots grow with the ink: where the tone passes the screen's height the paper shows. Ink spreads: the edge is soft.
     dots = 255.0 / (1.0 + np.exp(np.clip((screen - source / 255.0) * float(rng.uniform(4.0, 12.0)), -30, 30)))
     soft = cv2.GaussianBlur(dots.astype(np.float32), (0, 0), float(rng.uniform(0.5, 1.2)))
     amount = float(rng.uniform(0.1, 0.7))
