@@ -125,12 +125,14 @@ class Ensemble:
 
 def shrunk(crops: Tensor, size: int) -> Tensor:
     """Crops (N, 3, S, S) at `size` pixels a side, at most S, each the mean of the area that it covers, as OpenCV's
-    INTER_AREA: what the members were trained on. (torch's 'area' gives whole pixels alone, and blurs unevenly.)"""
+    INTER_AREA, in steps of 1/255: what the members were trained on. (torch's 'area' gives whole pixels alone, and blurs
+    unevenly. That pictures are rounded is part of their finest texture, and networks on high-passed input know it.)"""
     side = crops.shape[-1]
     if side == size:
         return crops
     weights = _area_weights(side, size).to(crops.device)
-    return (weights @ crops @ weights.T).contiguous(memory_format=torch.channels_last)
+    exact = weights @ crops @ weights.T
+    return exact.mul_(255).round_().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 @functools.lru_cache(maxsize=8)

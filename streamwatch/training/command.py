@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     if start is not None:  # what a network was trained to look at comes with it, unless told otherwise
         args.backbone = args.backbone or start.spec.backbone
         args.highpass = start.spec.highpass if args.highpass is None else args.highpass
+        args.sizes = args.sizes or f"0:{start.spec.input_size}"
     if args.backbone:
         plan = replace(plan, spec=replace(plan.spec, backbone=args.backbone))
     if args.highpass is not None:

@@ -65,7 +65,8 @@ def test_a_smaller_copy_is_what_training_saw(size: int) -> None:
     ours = shrunk(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255.0, size)
     for index, crop in enumerate(crops):
         theirs = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
-        assert np.abs(255.0 * ours[index].permute(1, 2, 0).numpy() - theirs).max() < 0.6  # it rounds
+        apart = np.abs(255.0 * ours[index].permute(1, 2, 0).numpy() - theirs)
+        assert apart.max() < 1.01 and apart.mean() < 0.2  # a half may be rounded either way
     assert shrunk(ours, size) is ours
 
 

@@ -199,12 +199,13 @@ def test_a_refinement_stays_one(tmp_path: Path) -> None:
 
 def test_a_start_brings_its_network_and_its_input(tmp_path: Path) -> None:
     """Unless told otherwise: a network on high-passed input knows nothing of the picture as it is."""
-    network = member(spec=replace(plan_of("ViT").spec, backbone="test_resnet", highpass=3.0))
+    network = member(spec=replace(plan_of("ViT").spec, backbone="test_resnet", highpass=3.0, input_size=96))
     torch.save({"spec": network.spec.to_dict(), "ema": network.state_dict()}, tmp_path / "start.pt")
-    words = [word for word in FIRST if word not in ("--backbone", "test_resnet")]
+    words = [word for word in FIRST if word not in ("--backbone", "test_resnet", "--sizes", "0:64")]
     command.run(asked(tmp_path, *words, "--start-from", tmp_path / "start.pt", "--minutes", 1e-6))
-    spec = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["spec"]
-    assert (spec["backbone"], spec["highpass"]) == ("test_resnet", 3.0)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    spec = saved["spec"]
+    assert (spec["backbone"], spec["highpass"], saved["options"]["sizes"]) == ("test_resnet", 3.0, "0:96")
     command.run(asked(tmp_path, "--resume", "--minutes", 1e-6))
     other = (*words, "--start-from", tmp_path / "start.pt", "--highpass", 0, "--minutes", 1e-6)
     command.run(asked(tmp_path, *other, "--folder", tmp_path / "other"))
