@@ -1,7 +1,7 @@
 """The demo's picture: two public-domain portraits side by side, moving as heads in a call move.
 
 The portraits come with the packages that show them (scikit-image's astronaut, Eileen Collins, and matplotlib's Grace
-Hopper); neither is ever trained or tuned on. In part of the loop one face is replaced by a pseudo-fake drawn from the
+Hopper); neither is ever trained on. In part of the loop one face is replaced by a pseudo-fake drawn from the
 default training distribution, at full strength and no stronger, from a seed.
 """
 

@@ -126,8 +126,7 @@ def test_film_and_print_add_fine_texture_and_leave_the_tones() -> None:
 def test_a_print_has_the_dots_of_opencvs() -> None:
     """A grey screen at no angle, against the host's formula."""
     flat = torch.full((1, 3, 64, 64), 0.6)
-    parts = (torch.tensor([v]) for v in (4.0, 8.0, 0.5))
-    period, contrast, amount = parts
+    period, contrast, amount = (torch.tensor([value]) for value in (4.0, 8.0, 0.5))
     print_ = batchops.halftoned(flat, period, torch.zeros(1, 3), contrast, amount)
     y, x = np.mgrid[:64, :64] * (2 * np.pi / 4.0)
     dots = 1 / (1 + np.exp(8.0 * (0.5 + 0.25 * (np.cos(x) + np.cos(y)) - 0.6)))
