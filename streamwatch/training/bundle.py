@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save
 from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.members import MaskMember, MemberSpec, build_member
 from streamwatch.inference.weights import FORMAT, MANIFEST, find_set, load_tensors
+from streamwatch.training.provenance import source_commit
 
 LARGEST_FILE = 12_000_000
 LARGEST_SET = 24_000_000
@@ -44,6 +46,24 @@ def load_bundled(directory: Path, name: str) -> MaskMember:
     tensors = load_tensors(path, record.sha256)
     member.load_state_dict({key: value.float() for key, value in tensors.items()})
     return member.eval()
+
+
+def checkpoint_training(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's words on a checkpoint's training; `start` are those on what it began from. A checkpoint that does
+
+    not know its commit is given that of this code, under a name that says so."""
+    trained = {"command": saved.get("command", ""), "images": saved.get("progress", {}).get("seen", 0)}
+    commit = saved.get("commit")
+    known = {"commit": commit} if commit else {"exported_at": source_commit()}
+    start = saved.get("start")
+    return {**known, **trained, **({"start": start} if start else {})}
+
+
+def bundled_training(directory: Path, name: str) -> dict[str, Any]:
+    """The manifest's words on the training of a member that `load_bundled` finds; empty where it says nothing."""
+    weights = find_set(str(directory))
+    records = read_raw_manifest(weights.directory)["sets"][weights.name]["members"]
+    return dict(next(record.get("trained", {}) for record in records if record["name"] == name))
 
 
 def new_member(spec: MemberSpec) -> MaskMember:
@@ -98,6 +118,16 @@ def file_name(manifest: Mapping[str, Any], set_name: str, member: str) -> str:
         if stem not in taken:
             return f"{stem}.safetensors"
     raise ConfigError(f"members: {stem}.safetensors belongs to another set of the directory")
+
+
+def fingerprint(record: Mapping[str, Any]) -> str:
+    """Of what decides a set's verdicts: its files, how they are looked at and fused, calibration and threshold."""
+    members = [
+        [member[key] for key in ("name", "sha256", "architecture", "crop", "temperature", "bias")]
+        for member in record["members"]
+    ]
+    content = json.dumps([record["fusion"], record["threshold"], members], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def read_raw_manifest(directory: Path) -> dict[str, Any]:

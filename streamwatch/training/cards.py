@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from streamwatch.errors import ConfigError, StreamWatchError, WeightsMissing
-from streamwatch.training.bundle import read_raw_manifest, write_set
+from streamwatch.training.bundle import fingerprint, read_raw_manifest, write_set
 from streamwatch.training.report import as_text
 
 ATTRIBUTION = """\
 Trained on FairFace (K. Karkkainen, J. Joo, WACV 2021, github.com/joojs/fairface, CC BY 4.0; cropped, re-labelled,
 pseudo-fakes derived) and on US-government portraits (public domain; the Civil Services collection, MIT, 2017).
 Labels by Google BlazeFace and FaceMesh (Apache-2.0). No deepfake and no face of the evaluation clips was trained on."""
+
+NOT_FIGURES = ("weights", "of", "scored")
+"""What an evaluation says besides."""
 
 LIMITS = """\
 - It finds traces of blending and of face generators in *altered* faces. Pictures or videos that were generated as a
@@ -62,7 +66,7 @@ Calibrated logit = (logit + {member["bias"]}) / {member["temperature"]}.
 ```
 {trained.get("command") or "see docs/training.md"}
 ```
-{_averaged(trained)}
+{_averaged(trained)}{_ancestry(trained)}
 {trained.get("note", "")}
 
 ## Data and terms
@@ -86,10 +90,26 @@ Threshold {record["threshold"]}: {record.get("threshold_basis", "")}.
 def _pretrained(member: dict[str, Any]) -> str:
     """What a trunk owes to others, where its training began with their weights."""
     trained = member.get("trained", {})
-    if not any("--pretrained" in trained.get(place, "") for place in ("command", "note")):
+    told = [words.get(place, "") for words in (trained, *_starts(trained)) for place in ("command", "note")]
+    if not any("--pretrained" in text for text in told):
         return ""
     backbone = member["architecture"]["backbone"]
     return f"\nThe trunk began with the weights of `{backbone}` that its authors trained on ImageNet-1k (see NOTICE).\n"
+
+
+def _starts(trained: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a network began from, what that began from, and so on."""
+    while trained := trained.get("start", {}):
+        yield trained
+
+
+def _ancestry(trained: dict[str, Any]) -> str:
+    told = (
+        f"\nBefore that, {start.get('images', '?')} images; {_commit(start)}:\n\n"
+        f"```\n{start.get('command') or 'see docs/training.md'}\n```\n{_averaged(start)}"
+        for start in _starts(trained)
+    )
+    return "".join(told)
 
 
 def _commit(trained: dict[str, Any]) -> str:
@@ -126,8 +146,14 @@ def run(args: argparse.Namespace) -> int:
     record = read_raw_manifest(args.weights).get("sets", {}).get(args.set)
     if record is None:
         raise ConfigError(f"set: {args.weights} has no set {args.set!r}")
+    if evaluation.get("of") != fingerprint(record):
+        measured = evaluation.get("weights", "nobody says which weights")
+        raise ConfigError(
+            f"{args.evaluation}: measured {measured}, not {args.set} {record['version']} of {args.weights} as it is"
+            " now: its members, calibration or threshold were others"
+        )
     kept = {key: value for key, value in record.get("figures", {}).items() if key.startswith("fixed_")}
-    record = {**record, "figures": {**kept, **{k: v for k, v in evaluation.items() if k not in ("weights", "scored")}}}
+    record = {**record, "figures": {**kept, **{k: v for k, v in evaluation.items() if k not in NOT_FIGURES}}}
     write_set(args.weights, args.set, record)
     for member in record["members"]:
         (args.weights / card_name(member["file"])).write_text(card(member, record), encoding="utf-8")

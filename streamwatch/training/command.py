@@ -22,8 +22,17 @@ from streamwatch.errors import ConfigError, WeightsError
 from streamwatch.inference.members import MaskMember
 from streamwatch.training.autoencoder import load_autoencoders
 from streamwatch.training.batches import OWN_SHARE, Batches, HostBatches, OwnBatches
-from streamwatch.training.bundle import load_bundled, load_checkpoint, load_warm_start, new_member, transplant
-from streamwatch.training.devicebatches import DeviceBatches, upload
+from streamwatch.training.bundle import (
+    bundled_training,
+    checkpoint_training,
+    load_bundled,
+    load_checkpoint,
+    load_warm_start,
+    new_member,
+    transplant,
+)
+from streamwatch.training.devicebatches import DeviceBatches
+from streamwatch.training.devicefaces import upload
 from streamwatch.training.faces import load_labelled_faces
 from streamwatch.training.heldout import find_reconstruct
 from streamwatch.training.loop import Recipe, Trainer
@@ -128,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
     if before and before["spec"] != plan.spec.to_dict():
         raise ConfigError(f"{checkpoint}: is of another network: {before['spec']}, and not {plan.spec.to_dict()}")
     recipe = recipe_of(args, plan, before.get("commit", "") if before else None)
+    ancestry = before.get("start", {}) if before else training_of_start(args.start_from, args.member)
+    recipe = replace(recipe, start=ancestry)
     torch.manual_seed(recipe.seed)
     member = initial_member(args, plan, start) if not before else new_member(plan.spec)
     freeze(member, tuple(filter(None, (args.freeze or "").split(","))))
@@ -313,6 +324,22 @@ def opened_start(place: str, name: str) -> MaskMember | None:
         if source.is_dir():
             return load_bundled(source, other or name)
         return load_checkpoint(source) if source.suffix == ".pt" else None
+
+
+def training_of_start(place: str | None, name: str) -> dict[str, Any]:
+    """What `opened_start` found says of its own training; empty of a training that starts from nothing, or from a file
+
+    that says nothing."""
+    if not place:
+        return {}
+    folder, _, other = place.partition(":")
+    source = Path(folder)
+    with _naming_start(place):
+        if source.is_dir():
+            return bundled_training(source, other or name)
+        if source.suffix == ".pt":
+            return checkpoint_training(torch.load(source, map_location="cpu", weights_only=True))
+    return {}
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from streamwatch.inference.blazeface import iou
 from streamwatch.inference.faces import Detection, FaceFinder
+from streamwatch.training.clips import read_clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,9 @@ def clip_figures(finder: FaceFinder, path: Path, region: tuple[int, int, int, in
 
 
 def all_clips(finder: FaceFinder, data_dir: Path, rate: float) -> list[ClipFigures]:
-    with (data_dir / "clips" / "clips.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    figures = []
-    for row in rows:
-        text = row["crop_x0y0x1y1"].split()
-        region = (int(text[0]), int(text[1]), int(text[2]), int(text[3])) if text else None
-        figures.append(clip_figures(finder, data_dir / "clips" / row["clip"], region, rate))
-    return figures
+    """Every labelled part of the clips in `data_dir`. Raises DatasetError."""
+    clips = read_clips(data_dir / "clips" / "clips.csv")
+    return [clip_figures(finder, clip.path, clip.region, rate) for clip in clips]
 
 
 def summarise_clips(clips: Sequence[ClipFigures]) -> dict[str, object]:

@@ -18,6 +18,7 @@ import torch
 from streamwatch.errors import ConfigError
 from streamwatch.inference.ensemble import Ensemble, load_ensemble
 from streamwatch.inference.weights import find_set
+from streamwatch.training.bundle import fingerprint, read_raw_manifest
 from streamwatch.training.clips import Sampling, all_clip_faces, split_groups
 from streamwatch.training.faces import DatasetError
 from streamwatch.training.heldout import find_reconstruct, held_out
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(weights)
     figures: dict[str, Any] = {
         "weights": f"{weights.name} {weights.record.version}",
+        "of": fingerprint(read_raw_manifest(weights.directory)["sets"][weights.name]),
         "command": as_asked("streamwatch", "evaluate"),
         "measured": f"{time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}, {args.threads} threads",
     }

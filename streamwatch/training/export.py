@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,9 @@ import torch
 
 from streamwatch.errors import ConfigError, StreamWatchError
 from streamwatch.inference.members import MaskMember
-from streamwatch.inference.weights import find_set
 from streamwatch.training.bundle import (
+    bundled_training,
+    checkpoint_training,
     file_name,
     load_bundled,
     load_checkpoint,
@@ -30,7 +31,6 @@ from streamwatch.training.bundle import (
     write_members,
     write_set,
 )
-from streamwatch.training.provenance import source_commit
 
 OF_A_CALIBRATION = ("disagreement_p99", "calibrated")
 """What a set loses when its members are replaced; its threshold is set anew."""
@@ -125,12 +125,10 @@ def _load(choice: Choice, anchor: Path | None) -> tuple[MaskMember, dict[str, An
     directory, kept, name = str(choice.checkpoint).rpartition(":")
     if kept:
         member = load_bundled(Path(directory), name)
-        weights = find_set(directory)
-        records = read_raw_manifest(weights.directory)["sets"][weights.name]["members"]
-        trained = dict(next(record.get("trained", {}) for record in records if record["name"] == name))
+        trained = bundled_training(Path(directory), name)
     else:
         member = load_checkpoint(choice.checkpoint)
-        trained = _trained(torch.load(choice.checkpoint, map_location="cpu", weights_only=True))
+        trained = checkpoint_training(torch.load(choice.checkpoint, map_location="cpu", weights_only=True))
     if choice.share < 1:
         if anchor is None:
             raise ConfigError(f"anchor: needed for {choice.name}, whose share is {choice.share}")
@@ -140,16 +138,6 @@ def _load(choice: Choice, anchor: Path | None) -> tuple[MaskMember, dict[str, An
         # Of what was averaged before, its own weights keep a share of their share.
         trained["share_beside_the_anchor"] = choice.share * trained.get("share_beside_the_anchor", 1.0)
     return member, trained
-
-
-def _trained(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest's words on a checkpoint's training. A checkpoint that does not know its commit is given that of
-
-    its export, under a name that says so."""
-    trained = {"command": saved.get("command", ""), "images": saved["progress"]["seen"]}
-    if commit := saved.get("commit"):
-        return {"commit": commit, **trained}
-    return {"exported_at": source_commit(), **trained}
 
 
 def _record(name: str, file: str, content: bytes, spec: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:

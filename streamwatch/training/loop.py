@@ -52,6 +52,8 @@ class Recipe:
     """what was asked for, as plain values: a training that goes on is asked for the same unless told otherwise"""
     commit: str = ""
     """of the source that began it"""
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """what the weights that it began from say of their own training, as in a manifest"""
 
 
 @dataclass(slots=True)
@@ -113,6 +115,7 @@ class Trainer:
             "command": self.recipe.command,
             "options": dict(self.recipe.options),
             "commit": self.recipe.commit,
+            "start": dict(self.recipe.start),
             "progress": {"seen": progress.seen, "step": progress.step, "seconds": progress.seconds},
         }
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ from streamwatch.domain import Image
 from streamwatch.training import batchops
 from streamwatch.training.autoencoder import AutoencoderSpec, FaceAutoencoder
 from streamwatch.training.batches import HostBatches, OwnBatches, joined, to_batch
-from streamwatch.training.devicebatches import DeviceBatches, _matched, upload
+from streamwatch.training.devicebatches import DeviceBatches, _matched
+from streamwatch.training.devicefaces import upload
 from streamwatch.training.fakes import KINDS, FakeMix
 from streamwatch.training.losses import Batch
 from streamwatch.training.pack import pack

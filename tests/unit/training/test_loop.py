@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from streamwatch.domain import Image
 from streamwatch.errors import ConfigError
 from streamwatch.inference.members import MaskMember, MemberSpec
-from streamwatch.training import command
+from streamwatch.training import command, export
 from streamwatch.training.batches import HostBatches, to_batch
 from streamwatch.training.bundle import load_checkpoint, new_member
 from streamwatch.training.faces import FaceSet, save_pack
@@ -195,6 +195,24 @@ def test_a_refinement_stays_one(tmp_path: Path) -> None:
     command.run(asked(tmp_path, "--resume", "--minutes", 1e-6))
     after = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert after["progress"]["seen"] == 8 and after["commit"] == saved["commit"]
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "weights", "nothing"])
+def test_a_training_remembers_what_it_began_from(tmp_path: Path, kind: str) -> None:
+    grandparent = {"command": "train --pretrained", "images": 50, "commit": "abc1234"}
+    start = tmp_path / "start.pt"
+    torch.save({**start_saved(), "command": "train a", "commit": "def", "start": grandparent}, start)
+    if kind == "weights":
+        parser = argparse.ArgumentParser()
+        export.add_arguments(parser)
+        export.run(parser.parse_args([f"ViT={start}", "--output", str(tmp_path / "weights"), "--version", "1"]))
+        start = tmp_path / "weights"
+    words = () if kind == "nothing" else ("--start-from", start)
+    command.run(asked(tmp_path, *FIRST, *words, "--minutes", 1e-6))
+    command.run(asked(tmp_path, "--resume", "--minutes", 1e-6))
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    told = {"command": "train a", "images": 0, "commit": "def", "start": grandparent}
+    assert saved["start"] == ({} if kind == "nothing" else told)
 
 
 def test_a_start_brings_its_network_and_its_input(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.weights import bundled_directory, file_hash, find_set, read_manifest
 from streamwatch.training import bundle, cards, check, export, provenance
-from streamwatch.training.bundle import load_bundled, member_bytes, new_member, read_raw_manifest
+from streamwatch.training.bundle import fingerprint, load_bundled, member_bytes, new_member, read_raw_manifest
 from tests.unit.training.test_weight_sets import SPEC, export_set, exported, trained
 
 Change = Callable[[dict[str, Any]], None]
@@ -183,6 +183,39 @@ def test_a_card_says_how_threshold_and_figures_were_made(output: Path) -> None:
     assert "Made with" not in cards.card(member, record) and "exported at commit `abc`" in cards.card(member, record)
     record = {**record, "calibrated": "streamwatch calibrate x", "figures": {"command": "streamwatch evaluate y"}}
     assert "```\nstreamwatch calibrate x\nstreamwatch evaluate y\n```" in cards.card(member, record)
+
+
+def test_a_card_tells_a_refinements_ancestry(output: Path) -> None:
+    record = read_raw_manifest(output)["sets"]["bundled"]
+    start = {"commit": "bbb", "command": "train b", "images": 20, "share_beside_the_anchor": 0.5}
+    eldest = {"commit": "aaa", "command": "train a --pretrained", "images": 30}
+    trained = {"commit": "ccc", "command": "train c", "images": 10}
+    alone = cards.card({**record["members"][0], "trained": trained}, record)
+    assert "Before that" not in alone and "ImageNet" not in alone
+    told = cards.card({**record["members"][0], "trained": {**trained, "start": {**start, "start": eldest}}}, record)
+    assert told.index("train c") < told.index("train b") < told.index("(0.5 of its own)") < told.index("train a")
+    assert "Before that, 30 images; commit `aaa`:" in told and "trained on ImageNet-1k" in told
+
+
+@pytest.mark.parametrize("change_of", ["threshold", "temperature", "nothing"])
+def test_figures_of_another_set_are_refused(output: Path, tmp_path: Path, change_of: str) -> None:
+    """An evaluation from before a calibration, or of other weights, does not get into the cards."""
+    record = read_raw_manifest(output)["sets"]["bundled"]
+    measured = {"weights": "bundled 1", "of": fingerprint(record), "command": "streamwatch evaluate z"}
+    (tmp_path / "evaluation.json").write_text(json.dumps(measured))
+    if change_of == "threshold":
+        change(output, lambda m: bundled(m).update(threshold=0.123))
+    if change_of == "temperature":
+        change(output, lambda m: member(m).update(temperature=9.0))
+    before = (output / "manifest.json").read_text()
+    asked = argparse.Namespace(weights=output, set="bundled", evaluation=tmp_path / "evaluation.json")
+    if change_of == "nothing":
+        assert cards.run(asked) == 0
+        assert "streamwatch evaluate z" in (output / cards.card_name(record["members"][0]["file"])).read_text()
+    else:
+        with pytest.raises(ConfigError, match=r"evaluation\.json: measured bundled 1, not bundled"):
+            cards.run(asked)
+        assert (output / "manifest.json").read_text() == before
 
 
 def test_the_bundled_cards_are_the_manifests() -> None:
