@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pretrained",
+        type=_weights_file,
         nargs="?",
         const=HUB,
         help="start the trunk from timm's ImageNet weights: those of the model hub, or of a file of the whole network",
@@ -109,6 +110,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-pairs", type=int, help="pairs of a batch")
     parser.add_argument("--threads", type=int, default=1)
+
+
+def _weights_file(text: str) -> str:
+    """Of `--pretrained`, whose file may be left out: a role behind it was meant as the member."""
+    if text in PLANS:
+        raise argparse.ArgumentTypeError(f"{text} is a member's role, and no file: name the member first")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:

