@@ -127,9 +127,14 @@ def _commands(record: dict[str, Any]) -> str:
 
 def _averaged(trained: dict[str, Any]) -> str:
     share = trained.get("share_beside_the_anchor")
-    return (
-        f"\nIts weights were then averaged with those that it started from ({share:g} of its own).\n" if share else ""
-    )
+    if not share:
+        return ""
+    anchor = trained.get("anchor")
+    if not anchor:
+        return f"\nIts weights were then averaged with those that it started from ({share:g} of its own).\n"
+    other = f"a network of {anchor.get('images', '?')} images; {_commit(anchor)}"
+    command = anchor.get("command") or "see docs/training.md"
+    return f"\nIts weights were then averaged ({share:g} of its own) with those of {other}:\n\n```\n{command}\n```\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """Make a weight set of trained members: NAME=CHECKPOINT for each, or NAME=DIRECTORY:MEMBER to keep one of a set.
 
-With *SHARE behind it, its weights are averaged with those of `--anchor`, which it was refined from: the mean keeps more
-of what the longer training knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+With *SHARE behind it, its weights are averaged with those of `--anchor`, one of the two having been refined from the
+other: the mean keeps more of what the longer training knew (Wortsman et al., "Robust fine-tuning of zero-shot models",
+CVPR 2022).
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="directory of weights; its other sets stay")
     parser.add_argument("--version", required=True, help="version of the set")
     parser.add_argument("--set", default="bundled", help="name of the set")
-    parser.add_argument("--anchor", type=Path, help="weights that the checkpoints were refined from")
+    parser.add_argument(
+        "--anchor", help="what is averaged with: a checkpoint, DIRECTORY:MEMBER, or a file in the short key layout"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,31 +116,41 @@ def _refuse_repeated(choices: list[Choice]) -> None:
 
 
 def average(member: MaskMember, anchor: MaskMember, share: float) -> None:
-    """Move the member's floating-point weights towards the anchor's: `share` of its own stays."""
+    """Move the member's floating-point weights towards the anchor's: `share` of its own stays. A head of the other kind
+
+    leaves the member's as it is; ConfigError where the trunks differ."""
     state = member.state_dict()
     for key, other in anchor.state_dict().items():
+        if not key.startswith("head.") and (key not in state or state[key].shape != other.shape):
+            raise ConfigError(f"anchor: {anchor.spec.backbone} cannot be averaged with {member.spec.backbone}: {key}")
         if key in state and state[key].is_floating_point() and state[key].shape == other.shape:
             state[key].lerp_(other, 1.0 - share)
 
 
-def _load(choice: Choice, anchor: Path | None) -> tuple[MaskMember, dict[str, Any]]:
+def _load(choice: Choice, anchor: str | None) -> tuple[MaskMember, dict[str, Any]]:
     """The member, and the manifest's words on its training."""
-    directory, kept, name = str(choice.checkpoint).rpartition(":")
-    if kept:
-        member = load_bundled(Path(directory), name)
-        trained = bundled_training(Path(directory), name)
-    else:
-        member = load_checkpoint(choice.checkpoint)
-        trained = checkpoint_training(torch.load(choice.checkpoint, map_location="cpu", weights_only=True))
+    member, trained = _open(str(choice.checkpoint))
     if choice.share < 1:
         if anchor is None:
             raise ConfigError(f"anchor: needed for {choice.name}, whose share is {choice.share}")
-        origin = new_member(member.spec)
-        load_warm_start(anchor, origin)
+        if ":" in anchor or anchor.endswith(".pt"):
+            origin, trained["anchor"] = _open(anchor)
+        else:  # says nothing of its network
+            origin = new_member(member.spec)
+            load_warm_start(Path(anchor), origin)
         average(member, origin, choice.share)
         # Of what was averaged before, its own weights keep a share of their share.
         trained["share_beside_the_anchor"] = choice.share * trained.get("share_beside_the_anchor", 1.0)
     return member, trained
+
+
+def _open(place: str) -> tuple[MaskMember, dict[str, Any]]:
+    """A checkpoint's network, or DIRECTORY:MEMBER's, and the manifest's words on its training."""
+    directory, kept, name = place.rpartition(":")
+    if kept:
+        return load_bundled(Path(directory), name), bundled_training(Path(directory), name)
+    member = load_checkpoint(Path(place))
+    return member, checkpoint_training(torch.load(place, map_location="cpu", weights_only=True))
 
 
 def _record(name: str, file: str, content: bytes, spec: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:

@@ -154,6 +154,25 @@ def test_a_kept_member_is_averaged(output: Path, tmp_path: Path, monkeypatch: py
     assert member["trained"]["share_beside_the_anchor"] == 0.125
 
 
+def test_two_members_are_averaged_and_both_are_told(output: Path, tmp_path: Path) -> None:
+    """A refinement with what it came from, each of a set or of a checkpoint."""
+    names = [record["name"] for record in read_raw_manifest(output)["sets"]["bundled"]["members"]]
+    change(output, lambda m: member(m).update(trained={"commit": "abc", "command": "train a", "images": 5}))
+    first, second = (load_bundled(output, name).state_dict() for name in names)
+    key = next(name for name, value in first.items() if value.ndim == 4)
+    more = ("--anchor", f"{output}:{names[0]}")
+    export_set([f"ViT={output}:{names[1]}*0.25"], tmp_path / "other", more=more)
+    mean = load_bundled(tmp_path / "other", "ViT").state_dict()
+    assert torch.allclose(mean[key], 0.25 * second[key] + 0.75 * first[key], atol=1e-3)
+    record = read_raw_manifest(tmp_path / "other")["sets"]["bundled"]
+    told = cards.card(record["members"][0], record)
+    assert "(0.25 of its own) with those of a network of 5 images; commit `abc`:\n\n```\ntrain a\n```" in told
+    checkpoint = trained(tmp_path / "a")
+    export_set([f"ViT={checkpoint}*0.5"], tmp_path / "third", more=("--anchor", str(checkpoint)))
+    alone = torch.load(checkpoint, weights_only=True)["ema"]
+    assert torch.allclose(load_bundled(tmp_path / "third", "ViT").state_dict()[key], alone[key], atol=1e-3)
+
+
 def test_the_commit_is_the_trainings_or_that_of_this_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = trained(tmp_path / "a")
     saved = torch.load(path, weights_only=True)
