@@ -21,15 +21,33 @@ LARGEST_FILE = 12_000_000
 LARGEST_SET = 24_000_000
 
 
+def open_network(place: str, name: str = "") -> tuple[MaskMember, dict[str, Any]] | None:
+    """The network of a checkpoint (.pt), or of a directory's set (DIR:MEMBER, or DIR with `name`), and the manifest's
+
+    words on its training. None of any other file: it says nothing of its network. Raises WeightsError."""
+    folder, colon, member = place.rpartition(":")
+    source = Path(folder if colon else place)
+    if colon or source.is_dir():
+        return load_bundled(source, member if colon else name), _bundled_training(source, member if colon else name)
+    if source.suffix == ".pt":
+        network, saved = _read_checkpoint(source)
+        return network, _checkpoint_training(saved)
+    return None
+
+
 def load_checkpoint(path: Path) -> MaskMember:
     """The averaged weights of a training's checkpoint; WeightsCorrupt where it is none."""
+    return _read_checkpoint(path)[0]
+
+
+def _read_checkpoint(path: Path) -> tuple[MaskMember, Mapping[str, Any]]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         member = new_member(MemberSpec.from_dict(saved["spec"]))
         member.load_state_dict(saved["ema"])
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsCorrupt(f"{path}: is not a checkpoint of a member: {error}") from error
-    return member.eval()
+    return member.eval(), saved
 
 
 def load_bundled(directory: Path, name: str) -> MaskMember:
@@ -48,7 +66,7 @@ def load_bundled(directory: Path, name: str) -> MaskMember:
     return member.eval()
 
 
-def checkpoint_training(saved: Mapping[str, Any]) -> dict[str, Any]:
+def _checkpoint_training(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest's words on a checkpoint's training; `start` are those on what it began from. A checkpoint that does
 
     not know its commit is given that of this code, under a name that says so."""
@@ -59,7 +77,7 @@ def checkpoint_training(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, **trained, **({"start": start} if start else {})}
 
 
-def bundled_training(directory: Path, name: str) -> dict[str, Any]:
+def _bundled_training(directory: Path, name: str) -> dict[str, Any]:
     """The manifest's words on the training of a member that `load_bundled` finds; empty where it says nothing."""
     weights = find_set(str(directory))
     records = read_raw_manifest(weights.directory)["sets"][weights.name]["members"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ Trained on FairFace (K. Karkkainen, J. Joo, WACV 2021, github.com/joojs/fairface
 pseudo-fakes derived) and on US-government portraits (public domain; the Civil Services collection, MIT, 2017).
 Labels by Google BlazeFace and FaceMesh (Apache-2.0). No deepfake and no face of the evaluation clips was trained on."""
 
-NOT_FIGURES = ("weights", "of", "scored")
+NOT_FIGURES = ("weights", "fingerprint", "scored")
 """What an evaluation says besides."""
 
 LIMITS = """\
@@ -89,27 +88,22 @@ Threshold {record["threshold"]}: {record.get("threshold_basis", "")}.
 
 def _pretrained(member: dict[str, Any]) -> str:
     """What a trunk owes to others, where its training began with their weights."""
-    trained = member.get("trained", {})
-    told = [words.get(place, "") for words in (trained, *_starts(trained)) for place in ("command", "note")]
-    if not any("--pretrained" in text for text in told):
+    # In its own command, in those of its starts, or of what it was averaged with.
+    if "--pretrained" not in json.dumps(member.get("trained", {})):
         return ""
     backbone = member["architecture"]["backbone"]
     return f"\nThe trunk began with the weights of `{backbone}` that its authors trained on ImageNet-1k (see NOTICE).\n"
 
 
-def _starts(trained: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a network began from, what that began from, and so on."""
-    while trained := trained.get("start", {}):
-        yield trained
-
-
 def _ancestry(trained: dict[str, Any]) -> str:
-    told = (
-        f"\nBefore that, {start.get('images', '?')} images; {_commit(start)}:\n\n"
-        f"```\n{start.get('command') or 'see docs/training.md'}\n```\n{_averaged(start)}"
-        for start in _starts(trained)
-    )
-    return "".join(told)
+    """What a network began from, what that began from, and so on."""
+    told = ""
+    while trained := trained.get("start", {}):
+        told += (
+            f"\nBefore that, {trained.get('images', '?')} images; {_commit(trained)}:\n\n"
+            f"```\n{trained.get('command') or 'see docs/training.md'}\n```\n{_averaged(trained)}"
+        )
+    return told
 
 
 def _commit(trained: dict[str, Any]) -> str:
@@ -151,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     record = read_raw_manifest(args.weights).get("sets", {}).get(args.set)
     if record is None:
         raise ConfigError(f"set: {args.weights} has no set {args.set!r}")
-    if evaluation.get("of") != fingerprint(record):
+    if evaluation.get("fingerprint") != fingerprint(record):
         measured = evaluation.get("weights", "nobody says which weights")
         raise ConfigError(
             f"{args.evaluation}: measured {measured}, not {args.set} {record['version']} of {args.weights} as it is"

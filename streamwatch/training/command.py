@@ -23,12 +23,9 @@ from streamwatch.inference.members import MaskMember
 from streamwatch.training.autoencoder import load_autoencoders
 from streamwatch.training.batches import OWN_SHARE, Batches, HostBatches, OwnBatches
 from streamwatch.training.bundle import (
-    bundled_training,
-    checkpoint_training,
-    load_bundled,
-    load_checkpoint,
     load_warm_start,
     new_member,
+    open_network,
     transplant,
 )
 from streamwatch.training.devicebatches import DeviceBatches
@@ -133,7 +130,9 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     plan = plan_of(args.member)
-    start = opened_start(args.start_from, args.member) if args.start_from and not before else None
+    start, ancestry = None, before.get("start", {})
+    if args.start_from and not before:
+        start, ancestry = opened_start(args.start_from, args.member)
     if start is not None:  # what a network was trained to look at comes with it, unless told otherwise
         args.backbone = args.backbone or start.spec.backbone
         args.highpass = start.spec.highpass if args.highpass is None else args.highpass
@@ -144,9 +143,7 @@ def run(args: argparse.Namespace) -> int:
         plan = replace(plan, spec=replace(plan.spec, highpass=args.highpass))
     if before and before["spec"] != plan.spec.to_dict():
         raise ConfigError(f"{checkpoint}: is of another network: {before['spec']}, and not {plan.spec.to_dict()}")
-    recipe = recipe_of(args, plan, before.get("commit", "") if before else None)
-    ancestry = before.get("start", {}) if before else training_of_start(args.start_from, args.member)
-    recipe = replace(recipe, start=ancestry)
+    recipe = replace(recipe_of(args, plan, before.get("commit", "") if before else None), start=ancestry)
     torch.manual_seed(recipe.seed)
     member = initial_member(args, plan, start) if not before else new_member(plan.spec)
     freeze(member, tuple(filter(None, (args.freeze or "").split(","))))
@@ -322,32 +319,12 @@ def _under_names_of(
     return dict(zip(names, tensors.values(), strict=True))
 
 
-def opened_start(place: str, name: str) -> MaskMember | None:
-    """A directory's member `name` (or DIR:MEMBER) or a checkpoint's network; None of a file that says nothing of its
+def opened_start(place: str, name: str) -> tuple[MaskMember | None, dict[str, Any]]:
+    """What `open_network` finds; no network and no words for a file that says nothing of its own. ConfigError where it
 
-    network. ConfigError where it cannot be read."""
-    folder, _, other = place.partition(":")
-    source = Path(folder)
+    cannot be read."""
     with _naming_start(place):
-        if source.is_dir():
-            return load_bundled(source, other or name)
-        return load_checkpoint(source) if source.suffix == ".pt" else None
-
-
-def training_of_start(place: str | None, name: str) -> dict[str, Any]:
-    """What `opened_start` found says of its own training; empty of a training that starts from nothing, or from a file
-
-    that says nothing."""
-    if not place:
-        return {}
-    folder, _, other = place.partition(":")
-    source = Path(folder)
-    with _naming_start(place):
-        if source.is_dir():
-            return bundled_training(source, other or name)
-        if source.suffix == ".pt":
-            return checkpoint_training(torch.load(source, map_location="cpu", weights_only=True))
-    return {}
+        return open_network(place, name) or (None, {})
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     ensemble = load_ensemble(weights)
     figures: dict[str, Any] = {
         "weights": f"{weights.name} {weights.record.version}",
-        "of": fingerprint(read_raw_manifest(weights.directory)["sets"][weights.name]),
+        "fingerprint": fingerprint(read_raw_manifest(weights.directory)["sets"][weights.name]),
         "command": as_asked("streamwatch", "evaluate"),
         "measured": f"{time.strftime('%Y-%m-%d')}, {processor()}, torch {torch.__version__}, {args.threads} threads",
     }

@@ -13,21 +13,16 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-import torch
-
-from streamwatch.errors import ConfigError, StreamWatchError
+from streamwatch.errors import ConfigError, StreamWatchError, WeightsCorrupt
 from streamwatch.inference.members import MaskMember
 from streamwatch.training.bundle import (
-    bundled_training,
-    checkpoint_training,
     file_name,
-    load_bundled,
-    load_checkpoint,
     load_warm_start,
     member_bytes,
     new_member,
+    open_network,
     read_raw_manifest,
     write_members,
     write_set,
@@ -129,13 +124,13 @@ def average(member: MaskMember, anchor: MaskMember, share: float) -> None:
 
 def _load(choice: Choice, anchor: str | None) -> tuple[MaskMember, dict[str, Any]]:
     """The member, and the manifest's words on its training."""
-    member, trained = _open(str(choice.checkpoint))
+    member, trained = open_network(str(choice.checkpoint)) or _refused(choice.checkpoint)
     if choice.share < 1:
         if anchor is None:
             raise ConfigError(f"anchor: needed for {choice.name}, whose share is {choice.share}")
-        if ":" in anchor or anchor.endswith(".pt"):
-            origin, trained["anchor"] = _open(anchor)
-        else:  # says nothing of its network
+        if found := open_network(anchor):
+            origin, trained["anchor"] = found
+        else:
             origin = new_member(member.spec)
             load_warm_start(Path(anchor), origin)
         average(member, origin, choice.share)
@@ -144,13 +139,8 @@ def _load(choice: Choice, anchor: str | None) -> tuple[MaskMember, dict[str, Any
     return member, trained
 
 
-def _open(place: str) -> tuple[MaskMember, dict[str, Any]]:
-    """A checkpoint's network, or DIRECTORY:MEMBER's, and the manifest's words on its training."""
-    directory, kept, name = place.rpartition(":")
-    if kept:
-        return load_bundled(Path(directory), name), bundled_training(Path(directory), name)
-    member = load_checkpoint(Path(place))
-    return member, checkpoint_training(torch.load(place, map_location="cpu", weights_only=True))
+def _refused(path: Path) -> NoReturn:
+    raise WeightsCorrupt(f"{path}: is neither a checkpoint (.pt) nor DIRECTORY:MEMBER")
 
 
 def _record(name: str, file: str, content: bytes, spec: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:

@@ -157,7 +157,8 @@ def test_a_kept_member_is_averaged(output: Path, tmp_path: Path, monkeypatch: py
 def test_two_members_are_averaged_and_both_are_told(output: Path, tmp_path: Path) -> None:
     """A refinement with what it came from, each of a set or of a checkpoint."""
     names = [record["name"] for record in read_raw_manifest(output)["sets"]["bundled"]["members"]]
-    change(output, lambda m: member(m).update(trained={"commit": "abc", "command": "train a", "images": 5}))
+    told_before = {"commit": "abc", "command": "train a --pretrained", "images": 5}
+    change(output, lambda m: member(m).update(trained=told_before))
     first, second = (load_bundled(output, name).state_dict() for name in names)
     key = next(name for name, value in first.items() if value.ndim == 4)
     more = ("--anchor", f"{output}:{names[0]}")
@@ -166,7 +167,8 @@ def test_two_members_are_averaged_and_both_are_told(output: Path, tmp_path: Path
     assert torch.allclose(mean[key], 0.25 * second[key] + 0.75 * first[key], atol=1e-3)
     record = read_raw_manifest(tmp_path / "other")["sets"]["bundled"]
     told = cards.card(record["members"][0], record)
-    assert "(0.25 of its own) with those of a network of 5 images; commit `abc`:\n\n```\ntrain a\n```" in told
+    assert "(0.25 of its own) with those of a network of 5 images; commit `abc`:" in told
+    assert "```\ntrain a --pretrained\n```" in told and "trained on ImageNet-1k" in told
     checkpoint = trained(tmp_path / "a")
     export_set([f"ViT={checkpoint}*0.5"], tmp_path / "third", more=("--anchor", str(checkpoint)))
     alone = torch.load(checkpoint, weights_only=True)["ema"]
@@ -220,7 +222,7 @@ def test_a_card_tells_a_refinements_ancestry(output: Path) -> None:
 def test_figures_of_another_set_are_refused(output: Path, tmp_path: Path, change_of: str) -> None:
     """An evaluation from before a calibration, or of other weights, does not get into the cards."""
     record = read_raw_manifest(output)["sets"]["bundled"]
-    measured = {"weights": "bundled 1", "of": fingerprint(record), "command": "streamwatch evaluate z"}
+    measured = {"weights": "bundled 1", "fingerprint": fingerprint(record), "command": "streamwatch evaluate z"}
     (tmp_path / "evaluation.json").write_text(json.dumps(measured))
     if change_of == "threshold":
         change(output, lambda m: bundled(m).update(threshold=0.123))
