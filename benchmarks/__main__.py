@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("pipeline", "detector", "ingest", "alerts", "websockets", "scan", "dashboard")
+BENCHMARKS = ("pipeline", "detector", "ensemble", "ingest", "alerts", "websockets", "scan", "dashboard")
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from streamwatch.domain import Box, Floats, Image
 from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.crop import CROP_VERSION, crop_face
-from streamwatch.inference.folding import fold_norms
+from streamwatch.inference.folding import folded
 from streamwatch.inference.members import Member, MemberSpec, build_member
 from streamwatch.inference.seed_members import SEED_CROP, SEED_INPUT, FacePolicy, SeedSpec, empty_seed_member, seed_crop
 from streamwatch.inference.weights import Fusion, MemberRecord, WeightSet, first_mismatch, load_tensors
@@ -203,8 +203,8 @@ def _load_compact_member(weights: WeightSet, record: MemberRecord, _: int) -> Lo
     tensors = _checked_tensors(path, record, network)
     network.load_state_dict(tensors, strict=True)
     network.eval().requires_grad_(False)
-    folded = fold_norms(network, torch.from_numpy(probe_crops(1, spec.input_size)).permute(0, 3, 1, 2) / 255)
-    return LoadedMember(record.name, folded, spec.input_size, record.temperature, record.bias)
+    example = torch.from_numpy(probe_crops(1, spec.input_size)).permute(0, 3, 1, 2) / 255
+    return LoadedMember(record.name, folded(network, example), spec.input_size, record.temperature, record.bias)
 
 
 def _load_seed_member(weights: WeightSet, record: MemberRecord, input_size: int) -> LoadedMember:

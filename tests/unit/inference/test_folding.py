@@ -1,13 +1,14 @@
-"""Folding batch normalisations changes no score, and is given up where it would."""
+"""Folding norms and paddings changes no score, and is given up where it would."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from streamwatch.inference.ensemble import probe_crops
-from streamwatch.inference.folding import TOLERANCE, fold_norms
+from streamwatch.inference.folding import TOLERANCE, folded
 from streamwatch.inference.members import MaskMember, MemberSpec
 
 
@@ -23,16 +24,16 @@ def with_statistics(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("backbone", ["efficientvit_b0", "mobilenetv4_conv_small"])
-def test_a_members_norms_are_folded_and_its_logits_stay(backbone: str) -> None:
+@pytest.mark.parametrize("backbone", ["efficientvit_b0", "mobilenetv4_conv_small", "tf_efficientnet_lite0"])
+def test_a_members_norms_and_paddings_are_folded_and_its_logits_stay(backbone: str) -> None:
     torch.manual_seed(0)
     member = with_statistics(MaskMember(MemberSpec(backbone, input_size=96)))
     crops = torch.from_numpy(probe_crops(4, 96)).permute(0, 3, 1, 2) / 255
-    folded = fold_norms(member, crops[:1])
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    lighter = folded(member, crops[:1])
+    assert not any(isinstance(module, nn.BatchNorm2d | Conv2dSame) for module in lighter.modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in member.modules()), "the original stays as it was"
     with torch.inference_mode():
-        before, after = member(crops), folded(crops)
+        before, after = member(crops), lighter(crops)
     torch.testing.assert_close(after.logit, before.logit, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(after.mask, before.mask, atol=1e-2, rtol=1e-3)
 
@@ -53,4 +54,26 @@ class UsedTwice(nn.Module):
 def test_a_network_that_folding_would_change_is_left_alone() -> None:
     torch.manual_seed(0)
     network = with_statistics(UsedTwice())
-    assert fold_norms(network, torch.rand(1, 3, 16, 16)) is network
+    x = torch.rand(1, 3, 16, 16)
+    kept = folded(network, x)
+    assert isinstance(kept.norm, nn.BatchNorm2d)
+    torch.testing.assert_close(kept(x), network(x), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (21, 21), (20, 23), (22, 21)])
+@pytest.mark.parametrize("kernel", [2, 3, 4, 5, (3, 5)])
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 1)])
+def test_same_padding_is_folded_into_the_kernel(
+    kernel: int | tuple[int, int], stride: int | tuple[int, int], size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Conv2dSame(4, 6, kernel, stride, groups=2)).eval().requires_grad_(False)
+    x = torch.rand(2, 4, *size)
+    plain = folded(network, x)
+    assert type(plain[0]) is nn.Conv2d and type(network[0]) is Conv2dSame
+    torch.testing.assert_close(plain(x), network(x))
+
+
+def test_dilated_same_padding_is_left_as_it_is() -> None:
+    network = nn.Sequential(Conv2dSame(3, 3, 3, 2, dilation=2)).eval().requires_grad_(False)
+    assert type(folded(network, torch.rand(1, 3, 20, 20))[0]) is Conv2dSame

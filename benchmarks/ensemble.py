@@ -1,0 +1,75 @@
+"""What scoring faces costs, and what folding the networks saves: `python -m benchmarks.ensemble [--threads N]`.
+
+Milliseconds a face of each member of a weight set, by faces in a batch: as trained, with its norms folded, and with its
+paddings folded too, as it is served. In turns, so that the ratios hold on a busy machine. Under two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import describe
+from streamwatch.inference.ensemble import load_ensemble, probe_crops
+from streamwatch.inference.folding import STEPS, folded
+from streamwatch.inference.weights import find_set
+from streamwatch.training.bundle import load_bundled
+
+ROUNDS = 9
+
+
+def in_turns(works: Sequence[Callable[[], object]]) -> list[float]:
+    """Median milliseconds of each."""
+    times: list[list[float]] = [[] for _ in works]
+    for work in works:
+        work()
+    for _ in range(ROUNDS):
+        for work, taken in zip(works, times, strict=True):
+            begun = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - begun)
+    return [1000 * statistics.median(taken) for taken in times]
+
+
+def main(threads: int, weights: str, batches: Sequence[int]) -> None:
+    torch.set_num_threads(threads)
+    print(f"{describe()}; {threads} thread(s); weights {weights}")
+    chosen = find_set(weights)
+    whole = load_ensemble(chosen)
+    for batch in batches:
+        totals = [0.0, 0.0, 0.0]
+        for member in whole.members:
+            stored = load_bundled(Path(chosen.directory), member.name).eval().requires_grad_(False)
+            pixels = torch.from_numpy(probe_crops(batch, member.input_size)).permute(0, 3, 1, 2) / 255
+            x = pixels.contiguous(memory_format=torch.channels_last)
+            ways = [stored, folded(stored, x[:1], STEPS[:1]), folded(stored, x[:1])]
+            ways = [way.to(memory_format=torch.channels_last) for way in ways]
+            with torch.inference_mode():
+                times = in_turns([lambda way=way, x=x: way(x) for way in ways])  # type: ignore[misc]
+            totals = [total + taken / batch for total, taken in zip(totals, times, strict=True)]
+            print(f"{batch:2d} face(s) {member.name:9}" + _told([taken / batch for taken in times]))
+        crops = torch.from_numpy(probe_crops(batch, whole.crop_size))
+        (score,) = in_turns([lambda crops=crops: whole.score(crops)])  # type: ignore[misc]
+        print(f"{batch:2d} face(s) together {_told(totals)}; Ensemble.score {score / batch:.1f} ms a face")
+
+
+def _told(times: Sequence[float]) -> str:
+    trained, norms, served = times
+    return (
+        f" as trained {trained:5.1f} ms a face, norms folded {norms:5.1f} ({norms / trained:.2f}), "
+        f"paddings too {served:5.1f} ({served / trained:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", default="bundled")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
+    given = parser.parse_args()
+    main(given.threads, given.weights, given.batches)
