@@ -83,7 +83,7 @@ def _portrait(name: str, picture: Image, find: FindFaces) -> Portrait:
 def manipulated(portrait: Portrait, donor: Portrait, seed: int) -> Portrait:
     """The portrait with its face replaced by one draw of the default training distribution."""
     rng = np.random.default_rng(seed)
-    fake, _ = make_fake(portrait.picture, portrait.geometry, rng, helpers=Helpers((donor.picture, donor.geometry)))
+    fake = make_fake(portrait.picture, portrait.geometry, rng, helpers=Helpers((donor.picture, donor.geometry))).image
     return Portrait(portrait.name, fake, portrait.geometry)
 
 

@@ -43,7 +43,7 @@ def fixed_crops(crop: Cropper, size: int) -> Image:
     """Pictures that are always the same: two of noise, a portrait, and two fakes made of it."""
     portrait: Image = np.asarray(data.astronaut(), np.uint8)
     geometry = FaceGeometry.from_box(ASTRONAUT_BOX)
-    fakes = [make_fake(portrait, geometry, np.random.default_rng(seed))[0] for seed in (1, 2)]
+    fakes = [make_fake(portrait, geometry, np.random.default_rng(seed)).image for seed in (1, 2)]
     faces = [crop(picture, ASTRONAUT_BOX) for picture in (portrait, *fakes)]
     return np.concatenate((probe_crops(2, size), np.stack(faces)))
 

@@ -30,6 +30,7 @@ from streamwatch.training.report import (
     SIZES,
     Curve,
     as_text,
+    auc_by,
     clip_figures,
     held_out_figures,
     plot_reliability,
@@ -119,6 +120,7 @@ def _held_out(args: argparse.Namespace, ensemble: Ensemble) -> tuple[dict[str, A
     members, fused = score_crops(ensemble, faces.crops)
     figures = held_out_figures(faces.labels, members, fused, faces.compression, ensemble.names, ensemble.fusion)
     figures["by_face_size"] = _by_size(faces.labels, fused, faces.heights)
+    figures["by_kind"] = auc_by(faces.labels, fused, faces.kinds)
     return figures, ("held-out pseudo-fakes", faces.labels.tolist(), fused.tolist())
 
 

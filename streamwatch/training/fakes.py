@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,14 @@ class Helpers:
     clean: Image | None = None
 
 
+class Fake(NamedTuple):
+    """`image` (H, W, 3) uint8, `mask` (H, W) in 0..1, and which of KINDS it is."""
+
+    image: Image
+    mask: Floats
+    kind: str
+
+
 DEFAULT_MIX = FakeMix()
 NO_HELPERS = Helpers()
 
@@ -69,8 +78,8 @@ def make_fake(
     rng: np.random.Generator,
     mix: FakeMix = DEFAULT_MIX,
     helpers: Helpers = NO_HELPERS,
-) -> tuple[Image, Floats]:
-    """One fake of the default training distribution: (picture like `image`, mask (H, W) in 0..1).
+) -> Fake:
+    """One fake of the default training distribution, of the size of `image`.
 
     Without a donor a swap becomes a self-blend, without a generator a reconstruction becomes a rescaling.
     """
@@ -88,14 +97,15 @@ def make_fake(
         if rng.random() < 0.4:
             altered = tones.generator_look(altered, geometry, rng, difficulty)
     elif kind in ("autoencoder", "rescale"):
+        kind = "rescale"
         altered, base = tones.generator_look(source, geometry, rng, difficulty), image
         if rng.random() < 0.4:
             altered = tones.shift_colours(altered, rng, 0.6)
-    elif source is not image:
-        altered, base = self_blend_parts(source, geometry, rng, difficulty)[0], image
     else:
-        altered, base = self_blend_parts(image, geometry, rng, difficulty)
-    return _blend(base, altered, geometry, rng, difficulty)
+        kind = "self_blend"
+        altered, base = self_blend_parts(source, geometry, rng, difficulty)
+        base = base if source is image else image
+    return Fake(*_blend(base, altered, geometry, rng, difficulty), kind)
 
 
 def self_blend_parts(

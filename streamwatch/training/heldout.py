@@ -25,12 +25,15 @@ CALIBRATION_SEED = 20_260_102
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Face crops (N, S, S, 3) with labels (N,), face heights in pixels as seen (N,) and a quality bin each."""
+    """Face crops (N, S, S, 3) with labels (N,), face heights in pixels as seen (N,), a quality bin each, and of which
+
+    kind the fake of its pair is."""
 
     crops: Image
     labels: npt.NDArray[np.int64]
     heights: Floats
     compression: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 def find_reconstruct(folder: Path | None) -> Reconstruct | None:
@@ -45,15 +48,16 @@ def held_out(
     people = load_labelled_faces(faces, "val")
     rows = list(_rows(len(people), pairs, backwards=seed == CALIBRATION_SEED))
     settings = PairSettings(size=size)
-    crops, heights, compression = [], [], []
+    crops, heights, compression, kinds = [], [], [], []
     for index in rows:
         # A generator for each pair keeps the first n pairs the same whatever their number.
         pair = make_pair(people, index[0], np.random.default_rng((seed, index[1])), settings, reconstruct)
         crops.append(pair.images[:2])
         heights += [pair.look.size / SIDE_PER_HEIGHT] * 2
         compression += [pair.look.compression] * 2
+        kinds += [pair.kind] * 2
     labels = np.tile(np.array([0, 1]), pairs)
-    return Labelled(np.concatenate(crops), labels, np.asarray(heights, np.float32), tuple(compression))
+    return Labelled(np.concatenate(crops), labels, np.asarray(heights, np.float32), tuple(compression), tuple(kinds))
 
 
 def _rows(people: int, pairs: int, *, backwards: bool = False) -> Iterator[tuple[int, int]]:

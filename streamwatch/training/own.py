@@ -40,7 +40,7 @@ class OwnFaces:
         look = draw_look(rng, self.fakes.shape[1], severity)
         images = [apply_look(picture, look, size) for picture in (self.reals[real], self.fakes[fake])]
         mask: Floats = np.full((size, size), UNKNOWN_MASK, np.float32)
-        return Pair(np.stack(images), mask, look)
+        return Pair(np.stack(images), mask, look, "own")
 
 
 def bundled_finder(folder: Path | None = None) -> tuple[FaceFinder, str]:

@@ -49,11 +49,14 @@ DEFAULT_PAIRS = PairSettings()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """`images` (K, S, S, 3) uint8: real, fake, then their clean views if any; `mask` (S, S) of the fake."""
+    """`images` (K, S, S, 3) uint8: real, fake, then their clean views if any; `mask` (S, S) of the fake; `kind` how it
+
+    was made: one of fakes.KINDS, or 'own' where nobody says."""
 
     images: Image
     mask: Floats
     look: Look
+    kind: str
 
 
 class PairSource(Protocol):
@@ -79,7 +82,7 @@ def make_pair(
     if rng.random() < settings.recorded:
         clean, view = view, apply_look(view, draw_recording(rng, view.shape[0], settings.h264), view.shape[0])
     helpers = Helpers((faces.images[donor], faces.geometries[donor]), reconstruct, clean)
-    fake, mask = make_fake(view, geometry, rng, settings.mix, helpers)
+    fake, mask, kind = make_fake(view, geometry, rng, settings.mix, helpers)
     real = view
     if rng.random() < settings.hard_negatives:
         real = whole_picture_operation(view, geometry, rng)
@@ -89,7 +92,7 @@ def make_pair(
         untouched = Look(size=view.shape[0])
         images += [apply_look(picture, untouched, settings.size) for picture in (real, fake)]
     shrunk = cv2.resize(mask, (settings.size, settings.size), interpolation=cv2.INTER_AREA)
-    return Pair(np.stack(images), np.asarray(shrunk, np.float32), look)
+    return Pair(np.stack(images), np.asarray(shrunk, np.float32), look, kind)
 
 
 def draw_view(image: Image, geometry: FaceGeometry, rng: np.random.Generator) -> tuple[Image, FaceGeometry]:

@@ -116,13 +116,19 @@ def held_out_figures(
             for i, name in enumerate(names)
             if len(names) > 1
         },
-        "by_compression": {name: round(auc(labels[rows], fused[rows]), 4) for name, rows in chosen.items()},
+        "by_compression": auc_by(labels, fused, bins),
         "calibration_error": round(expected_calibration_error(labels, sigmoid(fused)), 4),
         "calibration_error_by_compression": {
             name: round(expected_calibration_error(labels[rows], sigmoid(fused[rows])), 4)
             for name, rows in chosen.items()
         },
     }
+
+
+def auc_by(labels: np.ndarray, fused: np.ndarray, bins: Sequence[str]) -> dict[str, float]:
+    """AUC within each bin; `bins` names that of each row."""
+    places = np.asarray(bins)
+    return {name: round(auc(labels[places == name], fused[places == name]), 4) for name in sorted(set(bins))}
 
 
 def as_text(figures: dict[str, Any], indent: int = 0) -> str:

@@ -24,7 +24,8 @@ def test_a_fake_differs_from_its_original_only_where_the_mask_says(kind: str, se
     image, geometry = draw_face(seed)
     helpers = Helpers(draw_face(seed + 100), darken)
     # A self-blend may alter the surroundings instead, in which case base and original differ too.
-    fake, mask = make_fake(image, geometry, np.random.default_rng(seed), only(kind), helpers)
+    fake, mask, made = make_fake(image, geometry, np.random.default_rng(seed), only(kind), helpers)
+    assert made == kind
     assert fake.shape == image.shape and fake.dtype == np.uint8
     assert mask.shape == image.shape[:2] and mask.dtype == np.float32
     assert mask.min() >= 0 and mask.max() <= 1 and mask.max() > 0.2
@@ -52,6 +53,11 @@ def test_the_original_is_left_alone() -> None:
     assert (image == before).all()
 
 
+@pytest.mark.parametrize(("kind", "made"), [("swap", "self_blend"), ("autoencoder", "rescale")])
+def test_a_fake_is_called_what_it_became_for_want_of_helpers(kind: str, made: str) -> None:
+    assert make_fake(*draw_face(5), np.random.default_rng(0), only(kind)).kind == made
+
+
 def test_shares_choose_the_kinds() -> None:
     assert FakeMix(1, 1, 1, 1).shares() == pytest.approx([0.25] * 4)
     with pytest.raises(ValueError, match="shares"):
@@ -67,7 +73,7 @@ def test_the_detectors_output_is_enough(by_keypoints: bool) -> None:
     points = [(x0 + a * (x1 - x0), y0 + b * (y1 - y0)) for a, b in ((0.3, 0.35), (0.7, 0.35), (0.5, 0.55))]
     points += [(x0 + a * (x1 - x0), y0 + b * (y1 - y0)) for a, b in ((0.5, 0.78), (0.05, 0.45), (0.95, 0.45))]
     known = FaceGeometry.from_keypoints(face.box, points) if by_keypoints else FaceGeometry.from_box(face.box)
-    _, mask = make_fake(image, known, np.random.default_rng(0))
+    mask = make_fake(image, known, np.random.default_rng(0)).mask
     rows, columns = np.nonzero(mask > 0.5 * mask.max())
     assert x0 - 8 < columns.mean() < x1 + 8 and y0 - 8 < rows.mean() < y1 + 8
 

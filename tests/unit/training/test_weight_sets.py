@@ -210,6 +210,10 @@ def test_figures_of_pseudo_fakes_name_the_quality() -> None:
     figures = held_out_figures(labels, members, members[:, 0], ["none", "none", "heavy", "heavy"] * 25, ("A", "B"))
     assert figures["members"] == {"A": 1.0, "B": 0.0} and figures["without"] == {"A": 0.0, "B": 1.0}
     assert set(figures["by_compression"]) == {"none", "heavy"}
+    assert auc_by(labels, members[:, 0] * np.repeat([1, -1], 50), ["swap"] * 50 + ["rescale"] * 50) == {
+        "rescale": 0.0,
+        "swap": 1.0,
+    }
 
 
 def test_the_plan_is_changed_by_the_command_line() -> None:
