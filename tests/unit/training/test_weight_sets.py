@@ -24,7 +24,7 @@ from streamwatch.training.loop import Recipe, Trainer
 from streamwatch.training.metrics import sigmoid
 from streamwatch.training.pairs import PairSettings
 from streamwatch.training.recipes import freeze, parse_mix, plan_of
-from streamwatch.training.report import as_text, clip_figures, held_out_figures, plot_reliability, plot_roc
+from streamwatch.training.report import as_text, auc_by, clip_figures, held_out_figures, plot_reliability, plot_roc
 from streamwatch.training.schedule import Schedule
 from streamwatch.training.scored import ScoredClip, false_alarms
 from tests.unit.training.pictures import draw_faces
