@@ -73,6 +73,20 @@ def measure(name: str, tiles: str, count: int) -> None:
     )
 
 
+def measure_batch(count: int) -> None:
+    """The inputs of many frames in one call of the network, and in several, as they are served: in turns."""
+    directory = bundled_directory()
+    record = read_manifest(directory).detectors["blazeface"]
+    finder = FaceFinder(load_blazeface(load_tensors(directory / record.file, record.sha256)))
+    inputs = np.concatenate([cut(frame_of(SIZES["720p"]), TILINGS["default"]).pixels] * count)
+    whole = FaceFinder(finder.detector)
+    whole._largest_batch = lambda: len(inputs)  # type: ignore[method-assign]
+    times = [(median_ms(lambda: whole._network(inputs)), median_ms(lambda: finder._network(inputs))) for _ in range(3)]
+    once, served = (statistics.median(taken) / count for taken in zip(*times, strict=True))
+    ratio = f"{served / once:.2f}"
+    print(f"  720p {count} frames: network in one call {once:.1f} ms a frame, as served {served:.1f} ({ratio})")
+
+
 def measure_following(name: str) -> None:
     """A frame between two detections against a detected one, in the same run."""
     directory = bundled_directory()
@@ -109,6 +123,7 @@ def main(threads: int) -> None:
         measure(name, "default", 1)
     measure("720p", "default", 4)
     measure("720p", "fine", 1)
+    measure_batch(8)
     for name in ("720p", "1080p"):
         measure_following(name)
 

@@ -1,7 +1,8 @@
 """What scoring faces costs, and what folding the networks saves: `python -m benchmarks.ensemble [--threads N]`.
 
 Milliseconds a face of each member of a weight set, by faces in a batch: as trained, with its norms folded, and with its
-paddings folded too, as it is served. In turns, so that the ratios hold on a busy machine. Under two minutes.
+paddings folded too, as it is served. Then many faces in one call and in several, as they are served. In turns, so that
+the ratios hold on a busy machine. Under two minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from streamwatch.inference.weights import find_set
 from streamwatch.training.bundle import load_bundled
 
 ROUNDS = 9
+MANY = 32
 
 
 def in_turns(works: Sequence[Callable[[], object]]) -> list[float]:
@@ -56,6 +58,10 @@ def main(threads: int, weights: str, batches: Sequence[int]) -> None:
         crops = torch.from_numpy(probe_crops(batch, whole.crop_size))
         (score,) = in_turns([lambda crops=crops: whole.score(crops)])  # type: ignore[misc]
         print(f"{batch:2d} face(s) together {_told(totals)}; Ensemble.score {score / batch:.1f} ms a face")
+    crops = torch.from_numpy(probe_crops(MANY, whole.crop_size))
+    with torch.inference_mode():
+        once, served = in_turns([lambda: whole._views(crops), lambda: whole.score(crops)])
+    print(f"{MANY} faces in one call {once / MANY:.1f} ms a face, as served {served / MANY:.1f} ({served / once:.2f})")
 
 
 def _told(times: Sequence[float]) -> str:

@@ -23,26 +23,35 @@ COORDINATES = 4 + 2 * KEYPOINT_COUNT
 LOGIT_LIMIT = 100.0
 
 
+class Halving(nn.Conv2d):
+    """A depthwise 3 x 3 convolution of stride 2 on pictures of even sides, padded at their right and lower edge.
+
+    A kernel with zeros above and to the left gives the same sums on evenly padded input, which needs no copy of it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, 2, 1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, F.pad(self.weight, (1, 0, 1, 0)), self.bias, 2, 1, groups=self.groups)
+
+
 class BlazeBlock(nn.Module):
     """Depthwise-separable residual block; with stride 2 the skip is max-pooled and new channels are zeros."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
-        self.channel_pad = channels_out - channels_in
-        self.convs = nn.Sequential(
-            nn.Conv2d(channels_in, channels_in, 3, stride, 1 if stride == 1 else 0, groups=channels_in),
-            nn.Conv2d(channels_in, channels_out, 1),
+        depthwise = (
+            Halving(channels_in) if stride == 2 else nn.Conv2d(channels_in, channels_in, 3, 1, 1, groups=channels_in)
         )
+        self.convs = nn.Sequential(depthwise, nn.Conv2d(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        skip = x
-        if self.stride == 2:
-            x = F.pad(x, (0, 2, 0, 2))
-            skip = F.max_pool2d(skip, 2)
-        if self.channel_pad:
-            skip = F.pad(skip, (0, 0, 0, 0, 0, self.channel_pad))
-        return F.relu(self.convs(x) + skip)
+        skip = F.max_pool2d(x, 2) if self.stride == 2 else x
+        y: Tensor = self.convs(x)
+        y[:, : skip.shape[1]] += skip
+        return y.relu_()
 
 
 class BlazeFace(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,15 @@ def torch_threads(settings: DeviceSettings, device: str) -> int:
         return settings.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - 1)
+
+
+def largest_batch(device: torch.device, per_thread: int) -> int:
+    """Pictures that one call of a network should take; `per_thread` is that for each of a CPU's threads.
+
+    There large batches are slower than small ones: they need more memory than the allocator keeps, so that each call
+    gets it anew from the system, a page at a time. A GPU takes what it is given.
+    """
+    return per_thread * torch.get_num_threads() if device.type == "cpu" else sys.maxsize
 
 
 def device_name(device: str) -> str:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from streamwatch.domain import Box, Floats, Image
 from streamwatch.errors import ConfigError, WeightsCorrupt
 from streamwatch.inference.crop import CROP_VERSION, crop_face
+from streamwatch.inference.devices import largest_batch
 from streamwatch.inference.folding import folded
 from streamwatch.inference.members import Member, MemberSpec, build_member
 from streamwatch.inference.seed_members import SEED_CROP, SEED_INPUT, FacePolicy, SeedSpec, empty_seed_member, seed_crop
@@ -31,6 +32,8 @@ LOW_PRECISION_GAIN = 1.1
 """A lower precision must be at least so much faster to be worth its rounding."""
 LOW_PRECISION_TOLERANCE = 0.01
 """Largest change of a member's score, 0 to 1, at which a lower precision still counts as agreeing."""
+CPU_BATCH = 8
+"""Faces in one call of the members for each thread of a CPU."""
 SCORE_LIMIT = 1e-7
 """Scores are kept so far from 0 and 1 when they are turned back into logits."""
 
@@ -87,13 +90,19 @@ class Ensemble:
     def score(self, crops: Tensor) -> EnsembleOutput:
         """uint8 RGB crops (N, S, S, 3) to the ensemble's view of each."""
         with torch.inference_mode():
-            x = self._prepare(crops)
-            views = {size: shrunk(x, size) for size in {member.input_size for member in self.members}}
-            logits, masks = zip(*(member.logits(views[member.input_size]) for member in self.members), strict=True)
-            stacked = torch.stack(logits, 1)
-            heat = _mean_heat([mask for mask in masks if mask is not None])
+            parts = torch.split(crops, largest_batch(self.device, CPU_BATCH))
+            logits, heats = zip(*map(self._views, parts), strict=True)
+            stacked = torch.cat(logits)
             fused = fuse(stacked, self.fusion)
-            return EnsembleOutput(_floats(stacked), _floats(fused), _floats(heat) if heat is not None else None)
+            heat = _floats(torch.cat(heats)) if heats[0] is not None else None
+            return EnsembleOutput(_floats(stacked), _floats(fused), heat)
+
+    def _views(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The members' calibrated logits (N, M) and their mean heat (N, h, w)."""
+        x = self._prepare(crops)
+        views = {size: shrunk(x, size) for size in {member.input_size for member in self.members}}
+        logits, masks = zip(*(member.logits(views[member.input_size]) for member in self.members), strict=True)
+        return torch.stack(logits, 1), _mean_heat([mask for mask in masks if mask is not None])
 
     def choose_dtype(self, wanted: str, batch: int = 8) -> dict[str, str]:
         """Sets each member's precision and returns it by name. `auto` keeps float32 unless bfloat16 is measurably

@@ -21,6 +21,7 @@ from streamwatch.inference.blazeface import (
     scores_of,
     weighted_nms,
 )
+from streamwatch.inference.devices import largest_batch
 from streamwatch.inference.tiles import TILINGS, TileBatch, Tiling, cut, resample_tile, seed_tiles
 from streamwatch.protocols import FindOptions
 
@@ -41,6 +42,10 @@ class Detection:
     score: float
 
 
+CPU_BATCH = 16
+"""Inputs in one call for each thread of a CPU."""
+
+
 @dataclass(frozen=True, slots=True)
 class FinderSettings:
     """How faces are sought. `score_threshold` belongs to the weights: the manifest has the one for the bundled ones."""
@@ -49,7 +54,7 @@ class FinderSettings:
     score_threshold: float = 0.5
     nms_threshold: float = 0.3
     max_batch: int = 64
-    """Inputs in one call of the network; more are run in several."""
+    """Inputs in one call of the network; more are run in several. On a CPU it is CPU_BATCH for each thread at most."""
 
 
 class FaceFinder:
@@ -103,11 +108,14 @@ class FaceFinder:
             candidates.append(np.concatenate([pixels, score, tile[:, None].astype(np.float32)], 1))
         return candidates
 
+    def _largest_batch(self) -> int:
+        return min(self.settings.max_batch, largest_batch(self._device, CPU_BATCH))
+
     def _network(self, pixels: Image) -> tuple[Floats, Floats]:
         """Raw regressors (N, 896, 16) and scores (N, 896) of inputs (N, 128, 128, 3)."""
         parts = []
         with torch.inference_mode():
-            for chunk in torch.split(torch.from_numpy(pixels), self.settings.max_batch):
+            for chunk in torch.split(torch.from_numpy(pixels), self._largest_batch()):
                 x = normalise(chunk.to(self._device)).contiguous(memory_format=torch.channels_last)
                 regressors, logits = self.detector(x)
                 parts.append((regressors.float().cpu().numpy(), scores_of(logits.float()).cpu().numpy()))
