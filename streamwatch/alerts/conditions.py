@@ -264,14 +264,14 @@ class NoFace(Held):
 
 
 class Canary(Base):
-    """Within `for` seconds each known answer must have been given: the canary's left face is real and fake by turns,
-    its right face is always real. When one stops coming, the detector itself has failed, whatever the reason: one that
+    """Within `for` seconds each known answer must have been given: the canary's right face is real and fake by turns,
+    its left face is always real. When one stops coming, the detector itself has failed, whatever the reason: one that
     took real for fake, and fake for real, would still give both verdicts by turns."""
 
     _ANSWERS: ClassVar = {
-        ("left", Verdict.FAKE): "its left face was not judged fake",
-        ("left", Verdict.REAL): "its left face was not judged real",
-        ("right", Verdict.REAL): "its right face, which is always real, was not judged real",
+        ("right", Verdict.FAKE): "its right face was not judged fake",
+        ("right", Verdict.REAL): "its right face was not judged real",
+        ("left", Verdict.REAL): "its left face, which is always real, was not judged real",
     }
 
     def __init__(self, rule: RuleSettings, stream: str) -> None:

@@ -25,7 +25,7 @@ def cache_dir() -> Path:
 
 def demo_clip(find: FindFaces, seed: int = DEFAULT_SEED, progress: Callable[[float], None] | None = None) -> Path:
     """The clip's path; it is rendered (some 15 s) where it is not there yet. Raises StorageError, MediaError."""
-    path = cache_dir() / f"demo-{__version__}-{seed}-astronaut.mp4"
+    path = cache_dir() / f"demo-{__version__}-{seed}-officer.mp4"
     if path.is_file():
         return path
     scene = Scene(load_portraits(find), seed)

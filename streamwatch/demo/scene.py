@@ -106,7 +106,7 @@ class Scene:
     """Frames of the whole loop: uint8 (720, 1280, 3) RGB."""
 
     def __init__(
-        self, portraits: tuple[Portrait, Portrait], seed: int, timeline: Timeline | None = None, victim: int = 0
+        self, portraits: tuple[Portrait, Portrait], seed: int, timeline: Timeline | None = None, victim: int = 1
     ) -> None:
         """`victim`: whose face is manipulated, 0 the astronaut on the left, 1 the officer on the right."""
         self.timeline = timeline or Timeline()

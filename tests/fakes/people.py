@@ -20,7 +20,7 @@ atexit.register(_DIRECTORY.cleanup)
 
 
 @functools.cache
-def people(seconds: float = 2.0, seed: int = 1, manipulated: bool = False, victim: int = 0) -> Path:
+def people(seconds: float = 2.0, seed: int = 1, manipulated: bool = False, victim: int = 1) -> Path:
     """A clip of so many seconds; `manipulated` from its first to its last picture."""
     timeline = Timeline(length=max(seconds, 8.0), fake_from=0.0, fake_to=1e9 if manipulated else 0.0)
     scene = Scene(load_portraits(bundled_finder()), seed, timeline, victim)

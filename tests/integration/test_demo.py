@@ -71,7 +71,7 @@ async def test_both_portraits_moving_and_untouched_stay_below_the_threshold(engi
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_eight_of_ten_seeds_alarm(engine: LocalEngine) -> None:
-    """Of the face that the demo manipulates. (Of the other, a scanned print, these weights find eight too.)"""
+    """Of the face that the demo manipulates. (Of the other, a film portrait, these weights find seven.)"""
     alarms = [(await watch(engine, people(8.0, seed, manipulated=True)))[1] for seed in range(10)]
     assert sum(alarms) >= 8, alarms
 

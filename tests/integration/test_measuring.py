@@ -43,7 +43,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(people(6.0, 1, True), root / "clips" / "fake.mp4")
     rows = ["clip,label,method,group,crop_x0y0x1y1"]
     rows += [f"real.mp4,real,none,a,{side}" for side in ("0 0 640 720", "640 0 1280 720")]
-    rows += ["fake.mp4,fake,swap,b,0 0 640 720", "fake.mp4,real,none,b,640 0 1280 720"]
+    rows += ["fake.mp4,real,none,b,0 0 640 720", "fake.mp4,fake,swap,b,640 0 1280 720"]
     (root / "clips" / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
 

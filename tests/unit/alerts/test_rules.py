@@ -204,27 +204,27 @@ def test_no_face_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left_real", "left_fake", "right", "missing"),
+    ("right_real", "right_fake", "left", "missing"),
     [
-        (0.1, 0.1, 0.1, "left face was not judged fake"),
-        (0.9, 0.9, 0.1, "left face was not judged real"),
-        (0.9, 0.1, 0.9, "right face, which is always real, was not judged real"),
-        (0.1, 0.9, None, "right face, which is always real, was not judged real"),
+        (0.1, 0.1, 0.1, "right face was not judged fake"),
+        (0.9, 0.9, 0.1, "right face was not judged real"),
+        (0.9, 0.1, 0.9, "left face, which is always real, was not judged real"),
+        (0.1, 0.9, None, "left face, which is always real, was not judged real"),
     ],
     ids=["blind", "paranoid", "inverted", "half-blind"],
 )
 def test_the_canary_must_give_every_known_answer(
-    left_real: float, left_fake: float, right: float | None, missing: str
+    right_real: float, right_fake: float, left: float | None, missing: str
 ) -> None:
-    def canary(t: float, left: float, other: float | None) -> StreamScore:
-        score = stream_score(t, left, other, stream="canary")
-        tracks = (score.tracks[0], replace(score.tracks[1], box=Box(900, 100, 1000, 220)))
+    def canary(t: float, right: float, other: float | None) -> StreamScore:
+        score = stream_score(t, right, other, stream="canary")
+        tracks = (replace(score.tracks[0], box=Box(900, 100, 1000, 220)), score.tracks[1])
         return replace(score, tracks=tracks, frame_size=(1280, 720))
 
     rules = engine({"kind": "canary", "for": 60.0, "streams": ["canary"]})
     healthy = [canary(t, 0.9 if (t // 20) % 2 else 0.1, 0.2) for t in range(0, 300, 2)]
     assert not [e for s in healthy for e in rules.on_score(s)]
-    failing = [canary(t, left_fake if (t // 20) % 2 else left_real, right) for t in range(300, 400, 2)]
+    failing = [canary(t, right_fake if (t // 20) % 2 else right_real, left) for t in range(300, 400, 2)]
     events = [e for s in failing for e in rules.on_score(s)]
     assert [(e.phase, e.after.kind) for e in events if e.phase is AlertPhase.OPENED] == [
         (AlertPhase.OPENED, AlertKind.CANARY)

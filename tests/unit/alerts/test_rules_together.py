@@ -169,7 +169,7 @@ def test_a_canary_that_is_not_live_says_nothing_of_the_detector(state: StreamSta
     assert events == []
     rules.on_status(status(400, StreamState.LIVE, "c"))
     (alert,) = [e for t in range(401, 520) for e in rules.on_score(stream_score(t, 0.1, stream="c"))]
-    assert "left face was not judged" in alert.after.summary
+    assert "right face was not judged" in alert.after.summary
 
 
 def test_labels_are_those_of_the_stream_when_the_alert_opens() -> None:
