@@ -43,7 +43,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(people(6.0, 1, True), root / "clips" / "fake.mp4")
     rows = ["clip,label,method,group,crop_x0y0x1y1"]
     rows += [f"real.mp4,real,none,a,{side}" for side in ("0 0 640 720", "640 0 1280 720")]
-    rows += ["fake.mp4,real,none,b,0 0 640 720", "fake.mp4,fake,swap,b,640 0 1280 720"]
+    rows += ["fake.mp4,fake,swap,b,640 0 1280 720", "fake.mp4,real,none,b,0 0 640 720"]
     (root / "clips" / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
 
@@ -65,12 +65,12 @@ def test_own_data_from_labels_to_cards(own: Path, tmp_path: Path, monkeypatch: p
     assert figures["command"].startswith("streamwatch evaluate --weights weights --half all")
     assert figures["clips"]["clips"] == {"real": 3, "fake": 1} and figures["clips"]["coverage"] == 1.0
     assert figures["clips"]["pooled"]["groups"] == [2, 1] and figures["clips"]["pooled"]["low"] is None
-    assert [(clip["clip"], clip["label"]) for clip in figures["scored"]][2] == ("fake@0", 1)
+    assert [(clip["clip"], clip["label"]) for clip in figures["scored"]][2] == ("fake@640", 1)
     assert all(math.isfinite(clip["score"]) for clip in figures["scored"])
     assert (tmp_path / "out" / "roc.png").stat().st_size > 1000
 
     command(cards, monkeypatch, "--weights", weights, "--evaluation", tmp_path / "out" / "evaluation.json")
-    assert "swap" in (weights / "timmv2.md").read_text() and "fake@0" not in (weights / "manifest.json").read_text()
+    assert "swap" in (weights / "timmv2.md").read_text() and "fake@640" not in (weights / "manifest.json").read_text()
 
 
 @pytest.mark.timeout(240)
