@@ -21,6 +21,7 @@ import psutil
 import skimage
 import torch
 
+from benchmarks.ensemble import in_turns
 from streamwatch.domain import Face, Frame, Image, Instant
 from streamwatch.inference.blazeface import load_blazeface, normalise
 from streamwatch.inference.faces import FaceFinder, FinderSettings
@@ -81,10 +82,22 @@ def measure_batch(count: int) -> None:
     inputs = np.concatenate([cut(frame_of(SIZES["720p"]), TILINGS["default"]).pixels] * count)
     whole = FaceFinder(finder.detector)
     whole._largest_batch = lambda: len(inputs)  # type: ignore[method-assign]
-    times = [(median_ms(lambda: whole._network(inputs)), median_ms(lambda: finder._network(inputs))) for _ in range(3)]
-    once, served = (statistics.median(taken) / count for taken in zip(*times, strict=True))
+    once, served = in_turns([lambda: whole._network(inputs), lambda: finder._network(inputs)])
     ratio = f"{served / once:.2f}"
-    print(f"  720p {count} frames: network in one call {once:.1f} ms a frame, as served {served:.1f} ({ratio})")
+    print(f"  720p {count} frames: {once / count:.1f} ms a frame in one call, as served {served / count:.1f} ({ratio})")
+
+
+def measure_folding() -> None:
+    """The network on the inputs of one frame, as it is loaded and as it is served: in turns."""
+    directory = bundled_directory()
+    record = read_manifest(directory).detectors["blazeface"]
+    model = load_blazeface(load_tensors(directory / record.file, record.sha256)).to(memory_format=torch.channels_last)
+    finder = FaceFinder(model)
+    x = normalise(torch.from_numpy(cut(frame_of(SIZES["720p"]), TILINGS["default"]).pixels))
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        loaded, served = in_turns([lambda: model(x), lambda: finder.detector(x)])
+    print(f"  720p network: {loaded:.1f} ms a frame as loaded, paddings folded {served:.1f} ({served / loaded:.2f})")
 
 
 def measure_following(name: str) -> None:
@@ -123,6 +136,7 @@ def main(threads: int) -> None:
         measure(name, "default", 1)
     measure("720p", "default", 4)
     measure("720p", "fine", 1)
+    measure_folding()
     measure_batch(8)
     for name in ("720p", "1080p"):
         measure_following(name)

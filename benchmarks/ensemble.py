@@ -1,8 +1,8 @@
-"""What scoring faces costs, and what folding the networks saves: `python -m benchmarks.ensemble [--threads N]`.
+"""What scoring faces costs, and what folding the networks saves: `python -m benchmarks.ensemble [--weights SET ...]`.
 
 Milliseconds a face of each member of a weight set, by faces in a batch: as trained, with its norms folded, and with its
 paddings folded too, as it is served. Then many faces in one call and in several, as they are served. In turns, so that
-the ratios hold on a busy machine. Under two minutes.
+the ratios hold on a busy machine. Of several sets the first is taken apart, and all are compared. Under two minutes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def in_turns(works: Sequence[Callable[[], object]]) -> list[float]:
     return [1000 * statistics.median(taken) for taken in times]
 
 
-def main(threads: int, weights: str, batches: Sequence[int]) -> None:
+def main(threads: int, sets: Sequence[str], batches: Sequence[int]) -> None:
     torch.set_num_threads(threads)
-    print(f"{describe()}; {threads} thread(s); weights {weights}")
-    chosen = find_set(weights)
+    print(f"{describe()}; {threads} thread(s)")
+    chosen = find_set(sets[0])
     whole = load_ensemble(chosen)
     for batch in batches:
         totals = [0.0, 0.0, 0.0]
@@ -58,10 +58,20 @@ def main(threads: int, weights: str, batches: Sequence[int]) -> None:
         crops = torch.from_numpy(probe_crops(batch, whole.crop_size))
         (score,) = in_turns([lambda crops=crops: whole.score(crops)])  # type: ignore[misc]
         print(f"{batch:2d} face(s) together {_told(totals)}; Ensemble.score {score / batch:.1f} ms a face")
+    compare(sets)
     crops = torch.from_numpy(probe_crops(MANY, whole.crop_size))
     with torch.inference_mode():
         once, served = in_turns([lambda: whole._views(crops), lambda: whole.score(crops)])
     print(f"{MANY} faces in one call {once / MANY:.1f} ms a face, as served {served / MANY:.1f} ({served / once:.2f})")
+
+
+def compare(sets: Sequence[str], batch: int = 8) -> None:
+    """What a face costs with each set."""
+    loaded = [(find_set(name).record.version, load_ensemble(find_set(name))) for name in sets]
+    works = [lambda e=e: e.score(torch.from_numpy(probe_crops(batch, e.crop_size))) for _, e in loaded]
+    times = in_turns(works)
+    for (version, _), taken in zip(loaded, times, strict=True):
+        print(f"{batch:2d} face(s) {version}: {taken / batch:.1f} ms a face ({taken / times[0]:.2f} of the first)")
 
 
 def _told(times: Sequence[float]) -> str:
@@ -75,7 +85,7 @@ def _told(times: Sequence[float]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--weights", default="bundled")
+    parser.add_argument("--weights", nargs="+", default=["bundled"], help="sets, by name or directory")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
     given = parser.parse_args()
     main(given.threads, given.weights, given.batches)

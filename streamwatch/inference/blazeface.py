@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from streamwatch.domain import Floats
@@ -23,29 +24,18 @@ COORDINATES = 4 + 2 * KEYPOINT_COUNT
 LOGIT_LIMIT = 100.0
 
 
-class Halving(nn.Conv2d):
-    """A depthwise 3 x 3 convolution of stride 2 on pictures of even sides, padded at their right and lower edge.
-
-    A kernel with zeros above and to the left gives the same sums on evenly padded input, which needs no copy of it.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, 2, 1, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, F.pad(self.weight, (1, 0, 1, 0)), self.bias, 2, 1, groups=self.groups)
-
-
 class BlazeBlock(nn.Module):
     """Depthwise-separable residual block; with stride 2 the skip is max-pooled and new channels are zeros."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
-        depthwise = (
-            Halving(channels_in) if stride == 2 else nn.Conv2d(channels_in, channels_in, 3, 1, 1, groups=channels_in)
+        # The original's padding, uneven where the stride is 2; `folding` makes it an even one for serving.
+        kind, padding = (Conv2dSame, 0) if stride == 2 else (nn.Conv2d, 1)
+        self.convs = nn.Sequential(
+            kind(channels_in, channels_in, 3, stride, padding, groups=channels_in),
+            nn.Conv2d(channels_in, channels_out, 1),
         )
-        self.convs = nn.Sequential(depthwise, nn.Conv2d(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         skip = F.max_pool2d(x, 2) if self.stride == 2 else x
@@ -60,7 +50,7 @@ class BlazeFace(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone1 = nn.Sequential(
-            nn.Conv2d(3, 24, 5, 2),
+            Conv2dSame(3, 24, 5, 2),
             nn.ReLU(),
             BlazeBlock(24, 24),
             BlazeBlock(24, 28),
@@ -84,7 +74,7 @@ class BlazeFace(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Raw regressors (B, 896, 16) and logits (B, 896) of normalised images (B, 3, 128, 128), see `normalise`."""
-        fine = self.backbone1(F.pad(x, (1, 2, 1, 2)))
+        fine = self.backbone1(x)
         coarse = self.backbone2(fine)
         regressors = [
             _per_anchor(self.regressor_8(fine), COORDINATES),

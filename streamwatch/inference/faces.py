@@ -22,6 +22,7 @@ from streamwatch.inference.blazeface import (
     weighted_nms,
 )
 from streamwatch.inference.devices import largest_batch
+from streamwatch.inference.folding import folded
 from streamwatch.inference.tiles import TILINGS, TileBatch, Tiling, cut, resample_tile, seed_tiles
 from streamwatch.protocols import FindOptions
 
@@ -29,6 +30,8 @@ SEED_THRESHOLD = 0.75
 SMALL_FACE, SMALL_FACE_FACTOR = 64.0, 0.8
 """Faces lower than this many pixels, which are shown but by default not judged, need only this share of the threshold:
 the detector is less sure of them, and a false one cannot raise an alarm."""
+CPU_BATCH = 16
+"""Inputs in one call of the network for each thread of a CPU."""
 TRUSTED_SIZE = 40.0
 """Input pixels from which on a larger view of the same face makes its box no more exact."""
 
@@ -40,10 +43,6 @@ class Detection:
     box: Box
     keypoints: Floats
     score: float
-
-
-CPU_BATCH = 16
-"""Inputs in one call for each thread of a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,9 @@ class FaceFinder:
     ) -> None:
         self.settings = settings or FinderSettings()
         self._device = torch.device(device)
-        self.detector = detector.to(self._device).to(memory_format=torch.channels_last).eval()
+        example = torch.linspace(-1, 1, 3 * INPUT_SIZE**2, device=self._device).view(1, 3, INPUT_SIZE, INPUT_SIZE)
+        lighter = folded(detector.to(self._device).eval(), example)
+        self.detector = lighter.to(memory_format=torch.channels_last)
         self._anchors = make_anchors()
 
     def find(self, images: Sequence[Image], options: Sequence[FindOptions] | None = None) -> list[list[Detection]]:

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import nn
 
 from streamwatch.domain import Floats
 from streamwatch.inference.blazeface import (
     ANCHOR_COUNT,
+    BlazeBlock,
     BlazeFace,
     decode,
     drop_nested,
@@ -49,6 +52,24 @@ def test_the_layout_is_that_of_the_original_checkpoint() -> None:
     expected = {f"{block}.convs.{conv}.{kind}" for block in blocks for conv in (0, 1) for kind in ("weight", "bias")}
     expected |= {f"{name}.{kind}" for name in ("backbone1.0", *heads) for kind in ("weight", "bias")}
     assert set(state) == expected
+
+
+@torch.no_grad()
+def test_pictures_are_padded_as_the_original_pads_them() -> None:
+    """The original pads by hand, and its weights know no other edge."""
+    torch.manual_seed(0)
+    model = BlazeFace().eval()
+    x = torch.rand(2, 3, 128, 128)
+    stem, halving = model.backbone1[0], model.backbone1[4]
+    assert isinstance(stem, nn.Conv2d) and isinstance(halving, BlazeBlock)
+    expected = F.conv2d(F.pad(x, (1, 2, 1, 2)), stem.weight, stem.bias, stride=2)
+    torch.testing.assert_close(stem(x), expected)
+    y = torch.rand(2, 28, 64, 64)
+    depthwise, pointwise = halving.convs
+    assert isinstance(depthwise, nn.Conv2d)
+    inner = F.conv2d(F.pad(y, (0, 2, 0, 2)), depthwise.weight, depthwise.bias, stride=2, groups=28)
+    skip = F.pad(F.max_pool2d(y, 2), (0, 0, 0, 0, 0, 4))
+    torch.testing.assert_close(halving(y), F.relu(pointwise(inner) + skip))
 
 
 def test_output_shapes_and_anchors() -> None:

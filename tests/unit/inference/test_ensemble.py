@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streamwatch.domain import logit, sigmoid
-from streamwatch.inference.ensemble import Ensemble, LoadedMember, fuse, load_ensemble, probe_crops, shrunk
+from streamwatch.inference.ensemble import CPU_BATCH, Ensemble, LoadedMember, fuse, load_ensemble, probe_crops, shrunk
 from streamwatch.inference.members import Member, MemberOutput
 from streamwatch.inference.weights import find_set
 
@@ -90,6 +90,22 @@ def test_a_face_scores_the_same_alone_and_in_a_batch(weights_dir: Path) -> None:
     alone = [ensemble.score(crops[index : index + 1]) for index in range(5)]
     assert together.members == pytest.approx(np.concatenate([output.members for output in alone]), abs=1e-4)
     assert together.fused == pytest.approx(together.members.mean(1), abs=1e-5)
+
+
+def test_many_faces_in_several_calls_keep_their_places() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network = Brightness(1.0)
+        levels = list(range(0, 200, 10))
+        output = Ensemble([LoadedMember("A", network, 32)]).score(grey(*levels))
+    finally:
+        torch.set_num_threads(threads)
+    assert network.seen[0] == len(levels) % CPU_BATCH, "the last call had what was left"
+    assert output.fused == pytest.approx(np.array(levels) / 255, abs=1e-6)
+    assert output.heat is not None and output.heat[:, 0, 0] == pytest.approx(
+        [sigmoid(level / 255) for level in levels], abs=1e-6
+    )
 
 
 def test_a_precision_that_is_asked_for_is_taken_and_auto_stays_close_to_float32(weights_dir: Path) -> None:

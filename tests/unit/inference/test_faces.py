@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import skimage
 import torch
+from timm.layers import Conv2dSame
 
 from streamwatch.domain import Box, Floats, Image
 from streamwatch.inference.blazeface import BlazeFace, iou, load_blazeface
@@ -103,6 +104,12 @@ def test_frames_of_many_sizes_share_a_batch_and_keep_their_faces() -> None:
             np.testing.assert_allclose(face.box, same.box, atol=0.05)
     assert max(overlaps(together[0], given[0][1])) > 0.5
     assert max(overlaps(together[2], given[1][1])) > 0.5
+
+
+def test_the_detectors_paddings_are_folded() -> None:
+    model, _ = bundled()
+    assert not any(isinstance(module, Conv2dSame) for module in FaceFinder(model).detector.modules())
+    assert any(isinstance(module, Conv2dSame) for module in model.modules()), "the given one stays as it was"
 
 
 def test_small_batches_give_the_same() -> None:
