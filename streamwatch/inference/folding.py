@@ -6,11 +6,15 @@ carry. Which convolution feeds which normalisation is seen in one run, so that n
 TensorFlow's 'SAME' padding adds a pixel more at the end of a row than at its beginning, which torch can only do by
 copying the whole input. A kernel that is larger by a zero at its beginning gives the same sums on evenly padded input,
 which the convolution pads by itself.
+
+On a CPU, oneDNN can apply an activation to a convolution's sums before they leave the processor's cache, and wants
+kernels in an order of its own, into which torch brings them anew with each call unless they were brought before.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -20,17 +24,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+log = logging.getLogger(__name__)
+
 TOLERANCE = 1e-3
 """Largest change of a logit that still counts as the rounding of another order of operations."""
 
+ACTIVATIONS = (nn.ReLU, nn.Hardtanh, nn.Hardswish, nn.SiLU)
+"""What oneDNN can apply to a convolution's sums."""
+
 Network = TypeVar("Network", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 Step = Callable[[nn.Module, Tensor], None]
 """Rewrites a network in place for inputs of the size of an example."""
 
 
 def fold_norms(network: nn.Module, example: Tensor) -> None:
     """Folds the batch normalisations that directly follow a convolution, in place."""
-    followers = _followers(network, example)
+    followers = _followers(network, example, (nn.BatchNorm2d,))
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and child in followers:
@@ -40,22 +50,51 @@ def fold_norms(network: nn.Module, example: Tensor) -> None:
 
 def fold_padding(network: nn.Module, example: Tensor) -> None:
     """Gives convolutions with 'SAME' padding the padding that inputs of this size need, in place."""
-    sizes: dict[nn.Module, tuple[int, int]] = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: sizes.update({module: tuple(inputs[0].shape[-2:])}))
-        for module in network.modules()
-        if isinstance(module, Conv2dSame)
-    ]
-    try:
-        network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    shapes = _input_shapes(network, example, Conv2dSame)
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             # (Dilated, a zero more in front would move the kernel by more than a pixel.)
-            if isinstance(child, Conv2dSame) and child in sizes and child.dilation == (1, 1):
-                setattr(parent, name, _evenly_padded(child, sizes[child]))
+            if isinstance(child, Conv2dSame) and child in shapes and child.dilation == (1, 1):
+                setattr(parent, name, _evenly_padded(child, shapes[child][-2:]))
+
+
+class PackedConvolution(nn.Module):
+    """A convolution and the activation behind it in one operation of oneDNN: float32, on a CPU, for inference alone."""
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None, shape: Sequence[int]) -> None:
+        super().__init__()
+        geometry = (convolution.padding, convolution.stride, convolution.dilation)
+        self._padding, self._stride, self._dilation = (list(map(int, each)) for each in geometry)
+        self._groups = convolution.groups
+        self._name, self._limits = _fusible(activation) if activation is not None else ("none", [])
+        bias = convolution.bias
+        self.bias = nn.Parameter(torch.zeros(convolution.out_channels) if bias is None else bias, requires_grad=False)
+        # No buffer: an opaque tensor can be neither stored nor moved.
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            convolution.weight.detach(), self._padding, self._stride, self._dilation, self._groups, list(shape)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        geometry = (self._padding, self._stride, self._dilation, self._groups)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._weight, self.bias, *geometry, self._name, self._limits, ""
+        )
+        return result
+
+
+def pack(network: nn.Module, example: Tensor) -> None:
+    """Packs each convolution together with the activation that directly follows it, in place."""
+    shapes = _input_shapes(network, example, nn.Conv2d)
+    packable = {each for each in shapes if type(each) is nn.Conv2d and each.padding_mode == "zeros"}
+    followers = _followers(network, example, ACTIVATIONS)
+    taken = {convolution: activation for activation, convolution in followers.items() if convolution in packable}
+    replaced: dict[nn.Module, nn.Module] = {activation: nn.Identity() for activation in taken.values()}
+    for convolution in packable:
+        replaced[convolution] = PackedConvolution(convolution, taken.get(convolution), shapes[convolution])
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if child in replaced:
+                setattr(parent, name, replaced[child])
 
 
 STEPS: tuple[Step, ...] = (fold_norms, fold_padding)
@@ -81,7 +120,17 @@ def _unless_changed(network: Network, example: Tensor, step: Step) -> Network:
     return changed if difference <= TOLERANCE else network
 
 
-def _evenly_padded(convolution: Conv2dSame, size: tuple[int, int]) -> nn.Conv2d:
+def packed(network: Network, example: Tensor) -> Network:
+    """`network` with its convolutions packed, for float32 inputs on a CPU and batches of any size; itself where this
+    build of torch or this processor cannot do it. The given network is not altered."""
+    try:
+        return _unless_changed(network, example, pack)
+    except (AttributeError, RuntimeError) as error:  # torch calls these operations its own, and may take them back
+        log.info("convolutions are not packed here: %s", str(error).partition("\n")[0])
+        return network
+
+
+def _evenly_padded(convolution: Conv2dSame, size: Sequence[int]) -> nn.Conv2d:
     """The plain convolution with the same output on inputs of `size` (height, width)."""
     height, width = (_same_padding(convolution, axis, length) for axis, length in enumerate(size))
     leading = (height % 2, width % 2)
@@ -106,15 +155,31 @@ def _same_padding(convolution: Conv2dSame, axis: int, length: int) -> int:
     return max((-(-length // stride) - 1) * stride + kernel - length, 0)
 
 
-def _followers(network: nn.Module, example: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-    """Each batch normalisation with the convolution whose output, untouched, is its input."""
+def _input_shapes(network: nn.Module, example: Tensor, kind: type[Module]) -> dict[Module, tuple[int, ...]]:
+    """Each module of a kind that runs on the example, with the shape of its input."""
+    shapes: dict[Module, tuple[int, ...]] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: shapes.update({module: tuple(inputs[0].shape)}))
+        for module in network.modules()
+        if isinstance(module, kind)
+    ]
+    try:
+        network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
+
+
+def _followers(network: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...]) -> dict[nn.Module, nn.Conv2d]:
+    """Each module of these kinds with the convolution whose output, untouched, is its input."""
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id is used twice
-    followers: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+    followers: dict[nn.Module, nn.Conv2d] = {}
 
     def after_convolution(module: nn.Conv2d, _: Any, output: Tensor) -> None:
         made[id(output)] = (module, output)
 
-    def before_norm(module: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+    def before_follower(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if id(inputs[0]) in made:
             followers[module] = made[id(inputs[0])][0]
 
@@ -122,8 +187,8 @@ def _followers(network: nn.Module, example: Tensor) -> dict[nn.BatchNorm2d, nn.C
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(after_convolution))
-        elif isinstance(module, nn.BatchNorm2d):
-            hooks.append(module.register_forward_pre_hook(before_norm))
+        elif isinstance(module, kinds):
+            hooks.append(module.register_forward_pre_hook(before_follower))
     try:
         network(example)
     finally:
@@ -142,6 +207,14 @@ def _remainder(norm: nn.BatchNorm2d) -> nn.Module:
     parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(part, nn.Module)]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+
+
+def _fusible(activation: nn.Module) -> tuple[str, list[float]]:
+    """oneDNN's name of an activation, and its limits."""
+    if isinstance(activation, nn.Hardtanh):  # ReLU6 is one
+        return "hardtanh", [activation.min_val, activation.max_val]
+    names = {nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.SiLU: "swish"}
+    return next(name for kind, name in names.items() if isinstance(activation, kind)), []
 
 
 def _first(output: Any) -> Tensor:

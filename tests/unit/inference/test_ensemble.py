@@ -121,6 +121,25 @@ def test_a_precision_that_is_asked_for_is_taken_and_auto_stays_close_to_float32(
     assert 0 < difference < 0.5
 
 
+def test_packed_members_serve_calls_with_a_crop_for_each_thread(weights_dir: Path) -> None:
+    plain, quick = load_ensemble(find_set(str(weights_dir))), load_ensemble(find_set(str(weights_dir)))
+    quick.choose_dtype("float32")
+    calls: list[tuple[str, int]] = []
+    for member in quick.members:
+        assert member.packed is not None
+        member.network.register_forward_pre_hook(lambda _, inputs: calls.append(("plain", len(inputs[0]))))
+        member.packed.register_forward_pre_hook(lambda _, inputs: calls.append(("packed", len(inputs[0]))))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for count in (1, 2, 3):
+            crops = torch.from_numpy(probe_crops(count, plain.crop_size))
+            assert quick.score(crops).members == pytest.approx(plain.score(crops).members, abs=1e-4)
+    finally:
+        torch.set_num_threads(threads)
+    assert set(calls) == {("plain", 1), ("packed", 2), ("packed", 3)}
+
+
 def test_an_ensemble_needs_a_member() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])

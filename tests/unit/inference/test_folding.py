@@ -8,7 +8,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from streamwatch.inference.ensemble import probe_crops
-from streamwatch.inference.folding import TOLERANCE, folded
+from streamwatch.inference.folding import ACTIVATIONS, TOLERANCE, PackedConvolution, folded, packed
 from streamwatch.inference.members import MaskMember, MemberSpec
 
 
@@ -77,3 +77,64 @@ def test_same_padding_is_folded_into_the_kernel(
 def test_dilated_same_padding_is_left_as_it_is() -> None:
     network = nn.Sequential(Conv2dSame(3, 3, 3, 2, dilation=2)).eval().requires_grad_(False)
     assert type(folded(network, torch.rand(1, 3, 20, 20))[0]) is Conv2dSame
+
+
+@pytest.mark.parametrize("backbone", ["efficientvit_b0", "mobilenetv4_conv_small", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("highpass", [0.0, 3.0])
+def test_packed_convolutions_change_no_logit_whatever_the_batch(backbone: str, highpass: float) -> None:
+    torch.manual_seed(0)
+    crops = torch.from_numpy(probe_crops(5, 96)).permute(0, 3, 1, 2) / 255
+    member = folded(with_statistics(MaskMember(MemberSpec(backbone, input_size=96, highpass=highpass))), crops[:1])
+    quick = packed(member, crops[:2])
+    convolutions = [module for module in member.modules() if isinstance(module, nn.Conv2d)]
+    assert sum(isinstance(module, PackedConvolution) for module in quick.modules()) == len(convolutions) > 20
+    assert not any(isinstance(module, PackedConvolution) for module in member.modules()), "the original stays"
+    assert _count(quick, ACTIVATIONS) < _count(member, ACTIVATIONS) / 2
+    with torch.inference_mode():
+        for count in range(1, 6):
+            before, after = member(crops[:count]), quick(crops[:count])
+            torch.testing.assert_close(after.logit, before.logit, atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(after.mask, before.mask, atol=1e-2, rtol=1e-3)
+
+
+def _count(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
+    return sum(isinstance(module, kinds) for module in network.modules())
+
+
+class BeforeAndAfter(nn.Module):
+    """A convolution whose output goes past its activation as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        raw = self.conv(x)
+        return torch.as_tensor(raw - self.act(raw))
+
+
+def test_a_network_that_packing_would_change_is_left_alone() -> None:
+    torch.manual_seed(0)
+    network = BeforeAndAfter().eval().requires_grad_(False)
+    x = torch.rand(2, 3, 16, 16)
+    assert packed(network, x) is network
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.2, 0.3), nn.Hardswish(), nn.SiLU()])
+def test_each_activation_is_the_one_it_was(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), activation, nn.Conv2d(8, 8, 1)).eval().requires_grad_(False)
+    x = 8 * torch.rand(2, 3, 16, 16) - 4
+    quick = packed(network, x)
+    assert [type(module) for module in quick] == [PackedConvolution, nn.Identity, PackedConvolution]
+    torch.testing.assert_close(quick(x), network(x), atol=1e-4, rtol=1e-4)
+
+
+def test_where_torch_cannot_pack_the_network_is_served_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: PackedConvolution, *_: object) -> None:
+        raise NotImplementedError("Could not run 'mkldnn::_reorder_convolution_weight'")
+
+    monkeypatch.setattr(PackedConvolution, "__init__", refuse)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval().requires_grad_(False)
+    assert packed(network, torch.rand(2, 3, 16, 16)) is network
