@@ -1,7 +1,7 @@
 """What scoring faces costs, and what folding the networks saves: `python -m benchmarks.ensemble [--weights SET ...]`.
 
-Milliseconds a face of each member of a weight set, by faces in a batch: as trained, with its norms folded, and with its
-paddings folded too, as it is served. Then many faces in one call and in several, as they are served. In turns, so that
+Milliseconds a face of each member of a weight set, by faces in a batch: as trained, with its norms folded, with its
+paddings folded too, and with its convolutions packed, as float32 is served on a CPU. Then many faces in one call and in several, as they are served. In turns, so that
 the ratios hold on a busy machine. Of several sets the first is taken apart, and all are compared. Under two minutes.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.machine import describe
 from streamwatch.inference.ensemble import load_ensemble, probe_crops
-from streamwatch.inference.folding import STEPS, folded
+from streamwatch.inference.folding import STEPS, folded, packed
 from streamwatch.inference.weights import find_set
 from streamwatch.training.bundle import load_bundled
 
@@ -43,8 +43,9 @@ def main(threads: int, sets: Sequence[str], batches: Sequence[int]) -> None:
     print(f"{describe()}; {threads} thread(s)")
     chosen = find_set(sets[0])
     whole = load_ensemble(chosen)
+    whole.choose_dtype("float32")
     for batch in batches:
-        totals = [0.0, 0.0, 0.0]
+        totals = [0.0, 0.0, 0.0, 0.0]
         for member in whole.members:
             stored = load_bundled(Path(chosen.directory), member.name).eval().requires_grad_(False)
             pixels = torch.from_numpy(probe_crops(batch, member.input_size)).permute(0, 3, 1, 2) / 255
@@ -52,6 +53,7 @@ def main(threads: int, sets: Sequence[str], batches: Sequence[int]) -> None:
             ways = [stored, folded(stored, x[:1], STEPS[:1]), folded(stored, x[:1])]
             ways = [way.to(memory_format=torch.channels_last) for way in ways]
             with torch.inference_mode():
+                ways.append(packed(ways[-1], x))
                 times = in_turns([lambda way=way, x=x: way(x) for way in ways])  # type: ignore[misc]
             totals = [total + taken / batch for total, taken in zip(totals, times, strict=True)]
             print(f"{batch:2d} face(s) {member.name:9}" + _told([taken / batch for taken in times]))
@@ -68,6 +70,8 @@ def main(threads: int, sets: Sequence[str], batches: Sequence[int]) -> None:
 def compare(sets: Sequence[str], batch: int = 8) -> None:
     """What a face costs with each set."""
     loaded = [(find_set(name).record.version, load_ensemble(find_set(name))) for name in sets]
+    for _, ensemble in loaded:
+        ensemble.choose_dtype("float32")
     works = [lambda e=e: e.score(torch.from_numpy(probe_crops(batch, e.crop_size))) for _, e in loaded]
     times = in_turns(works)
     for (version, _), taken in zip(loaded, times, strict=True):
@@ -75,10 +79,10 @@ def compare(sets: Sequence[str], batch: int = 8) -> None:
 
 
 def _told(times: Sequence[float]) -> str:
-    trained, norms, served = times
+    trained, norms, paddings, served = times
     return (
         f" as trained {trained:5.1f} ms a face, norms folded {norms:5.1f} ({norms / trained:.2f}), "
-        f"paddings too {served:5.1f} ({served / trained:.2f})"
+        f"paddings too {paddings:5.1f} ({paddings / trained:.2f}), packed {served:5.1f} ({served / trained:.2f})"
     )
 
 
