@@ -1,8 +1,9 @@
 """What scoring faces costs, and what folding the networks saves: `python -m benchmarks.ensemble [--weights SET ...]`.
 
 Milliseconds a face of each member of a weight set, by faces in a batch: as trained, with its norms folded, with its
-paddings folded too, and with its convolutions packed, as float32 is served on a CPU. Then many faces in one call and in several, as they are served. In turns, so that
-the ratios hold on a busy machine. Of several sets the first is taken apart, and all are compared. Under two minutes.
+paddings folded too, and with its convolutions packed, as float32 is served on a CPU. Then many faces in one call and in
+several, as they are served. In turns, so that the ratios hold on a busy machine. Of several sets the first is taken
+apart, and all are compared. Under two minutes.
 """
 
 from __future__ import annotations
