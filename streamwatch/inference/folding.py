@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -40,22 +40,18 @@ Step = Callable[[nn.Module, Tensor], None]
 
 def fold_norms(network: nn.Module, example: Tensor) -> None:
     """Folds the batch normalisations that directly follow a convolution, in place."""
-    followers = _followers(network, example, (nn.BatchNorm2d,))
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and child in followers:
-                _fold(followers[child], child)
-                setattr(parent, name, _remainder(child))
+    followers = _followers(network, example, nn.BatchNorm2d)
+    for norm, convolution in followers.items():
+        _fold(convolution, norm)
+    _replace(network, {norm: _remainder(norm) for norm in followers})
 
 
 def fold_padding(network: nn.Module, example: Tensor) -> None:
     """Gives convolutions with 'SAME' padding the padding that inputs of this size need, in place."""
     shapes = _input_shapes(network, example, Conv2dSame)
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            # (Dilated, a zero more in front would move the kernel by more than a pixel.)
-            if isinstance(child, Conv2dSame) and child in shapes and child.dilation == (1, 1):
-                setattr(parent, name, _evenly_padded(child, shapes[child][-2:]))
+    # (Dilated, a zero more in front would move the kernel by more than a pixel.)
+    uneven = {each: shape[-2:] for each, shape in shapes.items() if each.dilation == (1, 1)}
+    _replace(network, {each: _evenly_padded(each, size) for each, size in uneven.items()})
 
 
 class PackedConvolution(nn.Module):
@@ -86,15 +82,10 @@ def pack(network: nn.Module, example: Tensor) -> None:
     """Packs each convolution together with the activation that directly follows it, in place."""
     shapes = _input_shapes(network, example, nn.Conv2d)
     packable = {each for each in shapes if type(each) is nn.Conv2d and each.padding_mode == "zeros"}
-    followers = _followers(network, example, ACTIVATIONS)
+    followers = _followers(network, example, *ACTIVATIONS)
     taken = {convolution: activation for activation, convolution in followers.items() if convolution in packable}
-    replaced: dict[nn.Module, nn.Module] = {activation: nn.Identity() for activation in taken.values()}
-    for convolution in packable:
-        replaced[convolution] = PackedConvolution(convolution, taken.get(convolution), shapes[convolution])
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if child in replaced:
-                setattr(parent, name, replaced[child])
+    _replace(network, {activation: nn.Identity() for activation in taken.values()})
+    _replace(network, {each: PackedConvolution(each, taken.get(each), shapes[each]) for each in packable})
 
 
 STEPS: tuple[Step, ...] = (fold_norms, fold_padding)
@@ -155,6 +146,14 @@ def _same_padding(convolution: Conv2dSame, axis: int, length: int) -> int:
     return max((-(-length // stride) - 1) * stride + kernel - length, 0)
 
 
+def _replace(network: nn.Module, by: Mapping[Any, nn.Module]) -> None:
+    """Puts other modules into the places of some of the network's own."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if child in by:
+                setattr(parent, name, by[child])
+
+
 def _input_shapes(network: nn.Module, example: Tensor, kind: type[Module]) -> dict[Module, tuple[int, ...]]:
     """Each module of a kind that runs on the example, with the shape of its input."""
     shapes: dict[Module, tuple[int, ...]] = {}
@@ -171,15 +170,15 @@ def _input_shapes(network: nn.Module, example: Tensor, kind: type[Module]) -> di
     return shapes
 
 
-def _followers(network: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...]) -> dict[nn.Module, nn.Conv2d]:
+def _followers(network: nn.Module, example: Tensor, *kinds: type[Module]) -> dict[Module, nn.Conv2d]:
     """Each module of these kinds with the convolution whose output, untouched, is its input."""
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id is used twice
-    followers: dict[nn.Module, nn.Conv2d] = {}
+    followers: dict[Module, nn.Conv2d] = {}
 
     def after_convolution(module: nn.Conv2d, _: Any, output: Tensor) -> None:
         made[id(output)] = (module, output)
 
-    def before_follower(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def before_follower(module: Module, inputs: tuple[Tensor, ...]) -> None:
         if id(inputs[0]) in made:
             followers[module] = made[id(inputs[0])][0]
 
