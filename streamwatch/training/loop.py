@@ -155,7 +155,7 @@ class Trainer:
             parameters = list(module.parameters())
             frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
             # A stage that is left as it is keeps its statistics too.
-            if frozen or (self.recipe.frozen_norms and isinstance(module, nn.BatchNorm2d)):
+            if frozen or (self.recipe.frozen_norms and isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)):
                 module.eval()
 
     def _step(self) -> int:
