@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--easy", type=float, help="share of the length during which the fakes harden (0: no curriculum)"
     )
-    parser.add_argument("--freeze", help="stages of the trunk to leave as they are, such as stem,stages_0")
+    parser.add_argument("--freeze", help="stages of the trunk to leave as they are, such as stem,stages_0 or blocks.0")
     parser.add_argument(
         "--frozen-norms", action=argparse.BooleanOptionalAction, help="keep batch normalisation's statistics"
     )

@@ -141,14 +141,15 @@ def test_a_statistic_that_is_no_number_is_not_saved(tmp_path: Path) -> None:
     assert not trainer.checkpoint.exists()
 
 
-def test_a_stage_that_is_left_as_it_is_keeps_its_statistics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [("conv_stem", "bn1"), ("conv_stem", "bn1", "blocks.0", "blocks.1")])
+def test_a_stage_that_is_left_as_it_is_keeps_its_statistics(tmp_path: Path, stages: tuple[str, ...]) -> None:
     network = member()
-    freeze(network, ("conv_stem", "bn1"))
+    freeze(network, stages)
     before = {key: value.clone() for key, value in network.trunk.state_dict().items()}
     trainer_of(network, draw_faces(4), SHORT, tmp_path).run()
     after = network.trunk.state_dict()
     changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
-    assert changed and not [key for key in changed if key.startswith(("conv_stem", "bn1"))]
+    assert changed and not [key for key in changed if key.startswith(stages)]
 
 
 def asked(folder: Path, *words: object) -> argparse.Namespace:
@@ -272,6 +273,7 @@ def test_a_checkpoint_without_options_goes_on_as_it_is_asked_to(
         (("--start-from", "nowhere.safetensors"), "start_from: nowhere.safetensors: "),
         (("--start-from", __file__), r"start_from: .*test_loop\.py: "),
         (("--freeze", "nothing"), "freeze: the trunk has no stage 'nothing'"),
+        (("--freeze", "blocks.99"), "freeze: the trunk has no stage 'blocks.99'"),
         (("--pretrained", "--start-from", "weights"), "and not both"),
         (("--pretrained", "nowhere.pth"), "pretrained: .*nowhere.pth"),
         (("--pretrained", __file__), "pretrained: "),
