@@ -85,13 +85,14 @@ def parse_mix(text: str, base: FakeMix) -> FakeMix:
 def freeze(member: MaskMember, stages: tuple[str, ...]) -> None:
     """Leave the trunk's named stages as they are: the earliest cost the most and are learnt first.
 
-    A name matches every child of the trunk that begins with it (`stem`, `layer1`), and where it has a dot every child
+    A name matches every child of the trunk that begins with it (`stem`, `layer1`), and where it has a dot that child
     of a child (`blocks.0`); ConfigError where none does.
     """
     children = dict(member.trunk.named_children())
     inner = {f"{name}.{key}": part for name, child in children.items() for key, part in child.named_children()}
     for stage in stages:
-        found = [part for name, part in (inner if "." in stage else children).items() if name.startswith(stage)]
+        found = [child for name, child in children.items() if name.startswith(stage)]
+        found += [part for name, part in inner.items() if name == stage]
         if not found:
             names = ", ".join(children)
             raise ConfigError(f"freeze: the trunk has no stage {stage!r}; it has {names}")
