@@ -92,7 +92,8 @@ def freeze(member: MaskMember, stages: tuple[str, ...]) -> None:
     inner = {f"{name}.{key}": part for name, child in children.items() for key, part in child.named_children()}
     for stage in stages:
         found = [child for name, child in children.items() if name.startswith(stage)]
-        found += [part for name, part in inner.items() if name == stage]
+        if stage in inner:
+            found.append(inner[stage])
         if not found:
             names = ", ".join(children)
             raise ConfigError(f"freeze: the trunk has no stage {stage!r}; it has {names}")
