@@ -20,17 +20,17 @@ from streamwatch.domain import Image
 from streamwatch.errors import ConfigError
 from streamwatch.inference.members import MaskMember, MemberSpec
 from streamwatch.training import command, export
-from streamwatch.training.batches import HostBatches, to_batch
+from streamwatch.training.batches import HostBatches
 from streamwatch.training.bundle import load_checkpoint, new_member
 from streamwatch.training.faces import FaceSet, save_pack
 from streamwatch.training.fakes import FakeMix
 from streamwatch.training.geometry import FaceGeometry
 from streamwatch.training.heldout import score_pairs
 from streamwatch.training.loop import Recipe, Trainer, TrainingDiverged
-from streamwatch.training.losses import LossWeights, member_loss, triplet_loss
+from streamwatch.training.losses import LossWeights
 from streamwatch.training.metrics import auc
 from streamwatch.training.pack import pack
-from streamwatch.training.pairs import PairSettings, make_pair
+from streamwatch.training.pairs import PairSettings
 from streamwatch.training.recipes import freeze, plan_of
 from streamwatch.training.schedule import Ema, Schedule
 from tests.unit.training.pictures import draw_faces
@@ -329,55 +329,6 @@ def test_a_start_of_another_backbone_is_said_in_a_line(tmp_path: Path, suffix: s
     with pytest.raises(ConfigError, match=rf"start_from: .*start\.{suffix}: ") as raised:
         command.run(asked(tmp_path, *FIRST, "--backbone", "test_efficientnet", "--start-from", start))
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
-
-
-def test_each_loss_can_be_left_out() -> None:
-    faces, settings = draw_faces(4), replace(PAIRS, clean_views=1.0)
-    rng = np.random.default_rng(0)
-    batch = to_batch([make_pair(faces, i, rng, settings) for i in range(4)], "cpu")
-    network = member()
-    total, terms, logits = member_loss(network, batch, LossWeights(triplet=1.0))
-    assert set(terms) == {"verdict", "mask", "margin", "triplet", "consistency"}
-    assert logits.shape == (8,) and total.requires_grad
-    only_mask = LossWeights(verdict=0, margin=0, consistency=0)
-    total, terms, _ = member_loss(network, batch, only_mask)
-    assert float(total.detach()) == pytest.approx(terms["mask"])
-
-
-def test_a_picture_is_judged_without_sight_of_its_own_pair() -> None:
-    """Batch normalisation would let a real picture lean on its fake, and a clean view on the other's."""
-    faces, settings = draw_faces(6), replace(PAIRS, clean_views=1.0)
-    rng = np.random.default_rng(0)
-    batch = to_batch([make_pair(faces, i, rng, settings) for i in range(6)], "cpu")
-    network = member()
-    _, _, before = member_loss(network, batch, LossWeights())
-    for pair in range(6):
-        images, clean = batch.images.clone(), batch.clean.clone()
-        images[2 * pair + 1], clean[2 * pair + 1] = images[2 * pair + 1].flip(1), clean[2 * pair + 1].flip(2)
-        _, _, after = member_loss(network, replace(batch, images=images, clean=clean), LossWeights())
-        assert after[2 * pair] == before[2 * pair]
-        assert after[2 * pair + 1] != before[2 * pair + 1]
-        assert (after != before).sum() > 2, "the norms of this network are not those of its batch"
-
-
-def test_a_fake_whose_region_nobody_knows_teaches_no_mask() -> None:
-    faces = draw_faces(2)
-    pair = make_pair(faces, 0, np.random.default_rng(0), PAIRS)
-    known = to_batch([pair], "cpu")
-    unknown = to_batch([replace(pair, mask=np.full_like(pair.mask, -1))], "cpu")
-    network = member().eval()
-    weights = LossWeights(consistency=0)
-    _, with_mask, _ = member_loss(network, known, weights)
-    _, without, _ = member_loss(network, unknown, weights)
-    assert with_mask["verdict"] == without["verdict"]
-    assert with_mask["mask"] != without["mask"] and np.isfinite(without["mask"])
-
-
-def test_triplets_want_pairs_apart() -> None:
-    together = torch.tensor([[1.0, 0], [1, 0], [1, 0], [1, 0]])
-    apart = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
-    assert float(triplet_loss(apart, 0.3)) == 0.0
-    assert float(triplet_loss(together, 0.3)) == pytest.approx(0.3)
 
 
 def test_the_schedule_goes_from_small_and_easy_to_large_and_hard() -> None:
