@@ -22,6 +22,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
     parser.add_argument("--port", type=int, default=8554, help="0 takes a free one")
     parser.add_argument("--path", default="/cam")
+    parser.add_argument("--sound", action="store_true", help="with a track of silence, as of a microphone")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     parser.add_argument("--auth", choices=("basic", "digest"), default="digest")
@@ -33,7 +34,7 @@ def _arguments() -> argparse.Namespace:
 async def _serve(arguments: argparse.Namespace) -> None:
     who = Credentials(arguments.user, arguments.password, arguments.auth) if arguments.user else None
     where = {"host": arguments.host, "port": arguments.port, "path": arguments.path}
-    async with Camera(arguments.files, credentials=who, **where) as camera:
+    async with Camera(arguments.files, credentials=who, sound=arguments.sound, **where) as camera:
         if arguments.transport != "both":
             camera.transports = {arguments.transport}
         print(camera.url, flush=True)

@@ -28,6 +28,9 @@ _CODECS = {
 }
 _JPEG_TYPE = 26
 _DYNAMIC_TYPE = 96
+_PCMU_TYPE = 0
+SOUND_SECONDS = 0.02
+_SOUND_CLOCK = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +142,24 @@ def sender_report(rtp_time: int, wall: float, packets: int, octets: int) -> byte
     return struct.pack("!BBHIIIIII", 0x80, 200, 6, SSRC, *ntp, rtp_time & 0xFFFFFFFF, *counts)
 
 
-def sdp(clip: Clip, payload_type: int) -> str:
-    """The session description of one video track."""
+def silence(number: int) -> bytes:
+    """The RTP packet `number` of a track of mu-law sound (RFC 3551, 4.5.14), `SOUND_SECONDS` long."""
+    samples = round(SOUND_SECONDS * _SOUND_CLOCK)
+    header = struct.pack("!BBHII", 0x80, _PCMU_TYPE, number & 0xFFFF, number * samples & 0xFFFFFFFF, SSRC + 1)
+    return header + b"\xff" * samples
+
+
+def sdp(clip: Clip, payload_type: int, *, sound: bool = False) -> str:
+    """The session description of one video track, and one of sound."""
     lines = ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=camera", "c=IN IP4 0.0.0.0", "t=0 0"]
     lines += [f"m=video 0 RTP/AVP {payload_type}", f"a=rtpmap:{payload_type} {_CODECS[clip.codec][0]}/{CLOCK}"]
     parameters = _parameters(clip)
     if parameters:
         lines.append(f"a=fmtp:{payload_type} {parameters}")
-    return "\r\n".join([*lines, "a=control:track0", ""])
+    lines.append("a=control:track0")
+    if sound:
+        lines += [f"m=audio 0 RTP/AVP {_PCMU_TYPE}", "a=control:track1"]
+    return "\r\n".join([*lines, ""])
 
 
 def _parameters(clip: Clip) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import itertools
 import random
 import re
 import ssl
@@ -17,7 +18,18 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import quote, urlsplit
 
-from streamwatch.camera.media import Clip, Packetizer, Unit, looped, read_clip, sdp, sender_report, shifted
+from streamwatch.camera.media import (
+    SOUND_SECONDS,
+    Clip,
+    Packetizer,
+    Unit,
+    looped,
+    read_clip,
+    sdp,
+    sender_report,
+    shifted,
+    silence,
+)
 from streamwatch.camera.session import Faults, Session
 
 _REALM = "camera"
@@ -42,7 +54,7 @@ class _Request:
 class Camera:
     """Serves `clips` (one codec; sizes may differ) as `rtsp://host:port/path`.
 
-    `port` 0 takes a free one, which a restart keeps.
+    `port` 0 takes a free one, which a restart keeps. With `sound` there is a second track, silent and never stalled.
 
     May be changed while it runs: `path`, `credentials`, `faults`, `silent` (accepts and answers nothing), `transports`,
     `clock_offset` (seconds by which its wall clock is wrong), `reports` (whether it sends RTCP), `burst` (seconds of
@@ -58,6 +70,7 @@ class Camera:
         path: str = "/cam",
         credentials: Credentials | None = None,
         tls: ssl.SSLContext | None = None,
+        sound: bool = False,
     ) -> None:
         self.host, self.port, self.path, self.credentials = host, port, path, credentials
         self.transports: set[str] = {"tcp", "udp"}
@@ -69,6 +82,7 @@ class Camera:
         self._past: deque[tuple[float, list[bytes]]] = deque(maxlen=1000)
         self.connections = 0
         self._tls = tls
+        self._sound = sound
         self._jump = 0.0
         self._stall_in_frame = False
         self._flowing = asyncio.Event()
@@ -76,7 +90,7 @@ class Camera:
         self._sessions: dict[asyncio.StreamWriter, Session] = {}
         self._chance = random.Random(1)
         self._server: asyncio.Server | None = None
-        self._feeding: asyncio.Task[None] | None = None
+        self._feeding: list[asyncio.Task[None]] = []
         self._udp: tuple[asyncio.DatagramTransport, asyncio.DatagramTransport] | None = None
         self._load(clips)
 
@@ -87,6 +101,11 @@ class Camera:
         user = f"{quote(who.user, safe='')}:{quote(who.password, safe='')}@" if who else ""
         return f"rtsp{'s' if self._tls else ''}://{user}{self.host}:{self.port}{self.path}"
 
+    @property
+    def heard(self) -> int:
+        """Clients that play its sound."""
+        return sum(session.playing and session.sound is not None for session in self._sessions.values())
+
     async def start(self) -> None:
         """Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
@@ -95,20 +114,22 @@ class Camera:
         rtp, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=(self.host, 0))
         rtcp, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=(self.host, 0))
         self._udp = (rtp, rtcp)
-        self._feeding = asyncio.create_task(self._feed(), name="camera feed")
+        self._feeding = [asyncio.create_task(self._feed(), name="camera feed")]
+        if self._sound:
+            self._feeding.append(asyncio.create_task(self._hum(), name="camera sound"))
 
     async def stop(self) -> None:
         """As if the power went; `start` brings it back on the same port."""
         if self._server is not None:
             self._server.close()
         self.drop()
-        if self._feeding is not None:
-            self._feeding.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._feeding
+        for task in self._feeding:
+            task.cancel()
+        await asyncio.gather(*self._feeding, return_exceptions=True)
         for endpoint in self._udp or ():
             endpoint.close()
-        self._server = self._feeding = self._udp = None
+        self._feeding = []
+        self._server = self._udp = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -174,6 +195,13 @@ class Camera:
             start += loop.time() - stalled if loop.time() - stalled > 0.1 else 0.0
             sent, octets = sent + len(packets), octets + sum(map(len, packets))
 
+    async def _hum(self) -> None:
+        for number in itertools.count():
+            for session in self._sessions.values():
+                if session.playing:
+                    session.hear(silence(number))
+            await asyncio.sleep(SOUND_SECONDS)
+
     def _greet(self, now: float) -> None:
         """Gives who has just begun to play what he missed."""
         for session in self._sessions.values():
@@ -229,14 +257,16 @@ class Camera:
             return _response(cseq, "200 OK", {"Public": "OPTIONS, DESCRIBE, SETUP, PLAY, GET_PARAMETER, TEARDOWN"})
         if self.credentials is not None and not _authorized(request, self.credentials):
             return _response(cseq, "401 Unauthorized", {"WWW-Authenticate": _challenge(self.credentials)})
-        path = urlsplit(request.uri).path
-        if path.rstrip("/").removesuffix("/track0") != self.path.rstrip("/"):
+        path = urlsplit(request.uri).path.rstrip("/")
+        sound = self._sound and path.endswith("/track1")
+        if path.removesuffix("/track1" if sound else "/track0") != self.path.rstrip("/"):
             return _response(cseq, "404 Not Found")
         if request.method == "DESCRIBE":
             base = {"Content-Base": request.uri.rstrip("/") + "/", "Content-Type": "application/sdp"}
-            return _response(cseq, "200 OK", base, sdp(self._clips[0], self._packetizer.payload_type))
+            described = sdp(self._clips[0], self._packetizer.payload_type, sound=self._sound)
+            return _response(cseq, "200 OK", base, described)
         if request.method == "SETUP":
-            return self._setup(cseq, request.headers.get("transport", ""), session)
+            return self._setup(cseq, request.headers.get("transport", ""), session, sound=sound)
         if request.method == "PLAY":
             session.playing = True
             return _response(cseq, "200 OK", {"Session": "1;timeout=60", "Range": "npt=now-"})
@@ -245,12 +275,15 @@ class Camera:
             return _response(cseq, "200 OK", {"Session": "1"})
         return _response(cseq, "501 Not Implemented")
 
-    def _setup(self, cseq: str, transport: str, session: Session) -> bytes:
+    def _setup(self, cseq: str, transport: str, session: Session, *, sound: bool) -> bytes:
         kind = "tcp" if "RTP/AVP/TCP" in transport else "udp"
         ports = re.search(r"(?:interleaved|client_port)=(\d+)-(\d+)", transport)
         if kind not in self.transports or ports is None or self._udp is None:
             return _response(cseq, "461 Unsupported Transport")
-        session.rtp, session.rtcp = int(ports[1]), int(ports[2])
+        if sound:
+            session.sound = int(ports[1])
+        else:
+            session.rtp, session.rtcp = int(ports[1]), int(ports[2])
         session.udp = self._udp if kind == "udp" else None
         chosen = transport.split(",", maxsplit=1)[0]
         if kind == "udp":

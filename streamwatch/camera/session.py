@@ -26,13 +26,14 @@ class Faults:
 
 @dataclass(slots=True)
 class Session:
-    """`rtp` and `rtcp` are interleaved channels over TCP, the client's ports over UDP."""
+    """`rtp`, `rtcp` and `sound` (RTP too) are interleaved channels over TCP, the client's ports over UDP."""
 
     writer: asyncio.StreamWriter
     faults: Faults
     chance: random.Random
     rtp: int = 0
     rtcp: int = 1
+    sound: int | None = None
     udp: tuple[asyncio.DatagramTransport, asyncio.DatagramTransport] | None = None
     playing: bool = False
     greeted: bool = False
@@ -53,6 +54,15 @@ class Session:
             self.udp[1].sendto(packet, (self._host(), self.rtcp))
         else:
             self._write(_interleaved(self.rtcp, packet))
+
+    def hear(self, packet: bytes) -> None:
+        """A packet of sound, to a client that asked for it."""
+        if self.sound is None:
+            return
+        if self.udp is not None:
+            self.udp[0].sendto(packet, (self._host(), self.sound))
+        else:
+            self._write(_interleaved(self.sound, packet))
 
     def _damaged(self, packet: bytes) -> bytes | None:
         faults, header = self.faults, 12

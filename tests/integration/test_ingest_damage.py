@@ -51,6 +51,21 @@ async def test_sound_without_a_picture_is_a_stall(discarded: bool, monkeypatch: 
         assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+async def test_a_camera_with_sound(transport: str) -> None:
+    """Most have a microphone: its packets hide neither a picture nor that none comes."""
+    quick = ingest_settings(read_timeout=1.0)
+    async with Camera([clip(gop=12)], sound=True) as camera, Watch(camera.url, quick, transport=transport) as watch:
+        await watch.live(5)
+        assert camera.heard == 1
+        assert watch.sink.infos[-1].transport == transport
+        assert watch.reasons() == []
+        camera.stall()
+        await watch.failed(R.STALLED)
+        camera.resume()
+        await watch.live()
+
+
 async def test_packet_loss_on_udp() -> None:
     async with Camera([clip(gop=12)]) as camera, Watch(camera.url, transport="udp") as watch:
         await watch.live()
