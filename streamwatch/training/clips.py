@@ -18,6 +18,7 @@ from streamwatch.domain import Floats, Image
 from streamwatch.inference.crop import CROP_VERSION, crop_face
 from streamwatch.inference.faces import FaceFinder
 from streamwatch.training.faces import UNREADABLE, DatasetError, read_arrays, write_arrays
+from streamwatch.training.h264 import recoded
 
 LABELS = {"real": 0, "fake": 1, "0": 0, "1": 1}
 DETECTOR_BATCH = 4
@@ -62,11 +63,14 @@ class ClipFaces:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Frames per second, at most how many per clip (0: all), and the crops' side."""
+    """Frames per second, at most how many per clip (0: all), and the crops' side. `crf`: the video is compressed once
+
+    more before, as a live camera would, at this constant rate factor of x264."""
 
     rate: float = 2.0
     limit: int = 0
     size: int = 224
+    crf: int | None = None
 
 
 def read_clips(table: Path) -> list[Clip]:
@@ -116,8 +120,8 @@ def read_frames(path: Path, sampling: Sampling) -> Iterator[tuple[float, Image]]
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
             due, count = 0.0, 0
-            for frame in container.decode(stream):
-                time = float(frame.time or 0.0)
+            frames = ((float(frame.time or 0.0), frame) for frame in container.decode(stream))
+            for time, frame in frames if sampling.crf is None else recoded(frames, sampling.crf):
                 if time + 1e-6 < due:
                     continue
                 due = max(due + 1.0 / sampling.rate, time)

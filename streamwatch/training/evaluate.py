@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=400, help="held-out pairs of a real face and its fake (0: none)")
     parser.add_argument("--rate", type=float, default=2.0, help="frames per second of the clips")
     parser.add_argument("--frames", type=int, default=0, help="at most so many frames per clip (0: all)")
+    parser.add_argument(
+        "--recode",
+        type=int,
+        metavar="CRF",
+        help="compress the clips once more before, as a live camera would (x264, say 28; 0 to 51)",
+    )
     parser.add_argument("--output", type=Path, help="folder for evaluation.json and the plots")
     parser.add_argument("--cache", type=Path, help="folder that keeps the clips' faces between runs")
     parser.add_argument("--threads", type=int, default=2)
@@ -63,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     cv2.setNumThreads(args.threads)
     if args.rate <= 0 or args.pairs < 0 or args.frames < 0:
         raise ConfigError("evaluate: needs --rate above 0, and --pairs and --frames of at least 0")
+    if args.recode is not None and not 0 <= args.recode <= 51:
+        raise ConfigError(f"evaluate: --recode is a constant rate factor of x264, 0 to 51, got {args.recode}")
     weights = find_set(args.weights)
     refuse_foreign_crop(weights)
     table = clips_of(args.data_dir, args.clips)
@@ -144,7 +152,7 @@ def _clips(args: argparse.Namespace, table: Path, ensemble: Ensemble) -> tuple[l
     if not clips:
         raise DatasetError(f"{table}: has no clips in the half '{half}'; try --half all")
     finder, version = bundled_finder()
-    sampling = Sampling(args.rate, args.frames, ensemble.crop_size)
+    sampling = Sampling(args.rate, args.frames, ensemble.crop_size, args.recode)
     faces = all_clip_faces(clips, finder, sampling, args.cache, version)
     scored = score_clips(ensemble, faces)
     if not scored:

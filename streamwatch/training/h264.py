@@ -1,7 +1,10 @@
-"""Real H.264: a face goes through x264 in a short moving shot, and comes out as a viewer would see it."""
+"""Real H.264: a face goes through x264 in a short moving shot, or a whole video does, and comes out as a viewer would
+
+see it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -15,24 +18,14 @@ if TYPE_CHECKING:
     from streamwatch.training.streamlook import Shot
 
 RATE = 25
+GROUP = 50
 
 
 def through_h264(image: Image, shot: Shot) -> Image:
     """The picture after `shot`: same size, uint8 RGB. The last frame is at rest, so that nothing is displaced."""
     height, width = image.shape[:2]
     even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    encoder = av.CodecContext.create("libx264", "w")
-    if not isinstance(encoder, av.VideoCodecContext):
-        raise RuntimeError("libx264 is not a video encoder here")
-    encoder.width, encoder.height = even.shape[1], even.shape[0]
-    encoder.pix_fmt = "yuv420p"
-    encoder.time_base = Fraction(1, RATE)
-    encoder.thread_count = 1
-    encoder.options = {"crf": str(shot.crf), "preset": shot.preset, "tune": "zerolatency"}
-    decoder = av.CodecContext.create("h264", "r")
-    if not isinstance(decoder, av.VideoCodecContext):
-        raise RuntimeError("h264 is not a video decoder here")
-    decoder.thread_count = 1
+    encoder, decoder = _codecs(even.shape[1], even.shape[0], {"crf": str(shot.crf), "preset": shot.preset})
     shown: av.VideoFrame | None = None
     for index in range(shot.frames):
         away = shot.frames - 1 - index
@@ -52,3 +45,45 @@ def through_h264(image: Image, shot: Shot) -> Image:
     if shown is None:
         raise RuntimeError(f"x264 gave back no picture for {shot}")
     return np.asarray(shown.to_ndarray(format="rgb24"), np.uint8)[:height, :width]
+
+
+def recoded(frames: Iterable[tuple[float, av.VideoFrame]], crf: int) -> Iterator[tuple[float, av.VideoFrame]]:
+    """A video's times and frames as a live camera would send them: x264 at the constant rate factor `crf` without
+
+    pictures that wait for later ones, a key picture every 50. All are scaled to the first one's size, made even."""
+    times: list[float] = []
+    codecs: tuple[av.VideoCodecContext, av.VideoCodecContext] | None = None
+    for time, frame in frames:
+        if codecs is None:
+            options = {"crf": str(crf), "preset": "veryfast", "g": str(GROUP)}
+            codecs = _codecs(frame.width // 2 * 2, frame.height // 2 * 2, options)
+        encoder, decoder = codecs
+        even = frame.reformat(encoder.width, encoder.height, format="yuv420p")
+        even.pts, even.time_base = len(times), encoder.time_base
+        times.append(time)
+        for packet in encoder.encode(even):
+            yield from _timed(decoder.decode(packet), times)
+    if codecs is None:
+        return
+    encoder, decoder = codecs
+    for packet in encoder.encode(None):
+        yield from _timed(decoder.decode(packet), times)
+    yield from _timed(decoder.decode(None), times)
+
+
+def _timed(shown: list[av.VideoFrame], times: list[float]) -> Iterator[tuple[float, av.VideoFrame]]:
+    for frame in shown:
+        if frame.pts is not None:
+            yield times[frame.pts], frame
+
+
+def _codecs(width: int, height: int, options: dict[str, str]) -> tuple[av.VideoCodecContext, av.VideoCodecContext]:
+    encoder, decoder = av.CodecContext.create("libx264", "w"), av.CodecContext.create("h264", "r")
+    if not isinstance(encoder, av.VideoCodecContext) or not isinstance(decoder, av.VideoCodecContext):
+        raise RuntimeError("there is no encoder libx264 or no decoder h264 here")
+    encoder.width, encoder.height = width, height
+    encoder.pix_fmt = "yuv420p"
+    encoder.time_base = Fraction(1, RATE)
+    encoder.options = {**options, "tune": "zerolatency"}
+    encoder.thread_count = decoder.thread_count = 1
+    return encoder, decoder

@@ -98,6 +98,28 @@ def test_frames_come_at_the_asked_rate(tmp_path: Path) -> None:
     assert len(list(read_frames(video, Sampling(rate=100.0, limit=3)))) == 3
 
 
+def test_frames_may_be_compressed_once_more(tmp_path: Path) -> None:
+    video, detail = write_video(tmp_path / "a.mp4"), np.random.default_rng(0).normal(128, 30, (63, 95, 3))
+    plain = list(read_frames(video, Sampling(rate=100.0)))
+    for crf in (18, 40):
+        seen = list(read_frames(video, Sampling(rate=100.0, crf=crf)))
+        assert [time for time, _ in seen] == [time for time, _ in plain]
+        for (_, before), (_, after) in zip(plain, seen, strict=True):  # each in its place
+            assert abs(float(before[:, :60].mean()) - float(after[:, :60].mean())) < 2.5
+    with av.open(str(tmp_path / "odd.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 95, 63, "bgr0"
+        picture = np.asarray(np.clip(detail, 0, 255), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    lost = []
+    for crf in (18, 28, 40):
+        ((_, seen_picture),) = read_frames(tmp_path / "odd.mkv", Sampling(crf=crf))
+        assert seen_picture.shape == (62, 94, 3)
+        lost.append(float(np.std(picture)) - float(np.std(seen_picture)))
+    assert lost == sorted(lost)
+
+
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"not a video")
     with pytest.raises(DatasetError, match=r"a\.mp4"):
