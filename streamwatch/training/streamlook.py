@@ -44,7 +44,10 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One draw of the stream look. Sizes are pixels of the crop's side; `codecs` holds JPEG qualities and shots."""
+    """One draw of the stream look. Sizes are pixels of the crop's side; `codecs` holds JPEG qualities and shots.
+
+    `denoise` (grey levels that count as noise) and `sharpen` (share of the detail that is added) are what a camera does
+    to its picture before it is compressed."""
 
     size: int
     codecs: tuple[int | Shot, ...] = ()
@@ -53,6 +56,8 @@ class Look:
     gamma: float = 1.0
     blur: float = 0.0
     seed: int = 0
+    denoise: float = 0.0
+    sharpen: float = 0.0
 
     @property
     def compression(self) -> str:
@@ -86,13 +91,16 @@ def draw_look(rng: np.random.Generator, side: int, severity: float = 1.0, h264: 
 
 
 def draw_recording(rng: np.random.Generator, side: int, h264: bool = True) -> Look:
-    """What a camera and its file did before anyone altered the picture: some noise, sometimes scaling, one codec."""
+    """What a camera and its file did before anyone altered the picture: some noise, sometimes scaling, most often noise
+    removed and edges sharpened, one codec."""
     size = side if rng.random() < 0.5 else round(side * float(rng.uniform(0.6, 1.0)))
     return Look(
         size=max(min(SMALLEST, side), size),
         codecs=(_draw_codec(rng, float(rng.uniform(0.2, 0.9)), h264 and HAS_H264),),
         noise=float(rng.uniform(1, 6)) if rng.random() < 0.4 else 0.0,
         seed=int(rng.integers(1 << 31)),
+        denoise=float(rng.uniform(4, 30)) if rng.random() < 0.6 else 0.0,
+        sharpen=float(rng.uniform(0.2, 1.5)) if rng.random() < 0.6 else 0.0,
     )
 
 
@@ -117,6 +125,11 @@ def apply_look(image: Image, look: Look, size: int) -> Image:
         cv2.setRNGSeed(look.seed)
         cv2.randn(noise, 0, look.noise)
         seen = np.asarray(cv2.add(seen, noise, dtype=cv2.CV_8U), np.uint8)
+    if look.denoise > 0:
+        seen = np.asarray(cv2.bilateralFilter(seen, 5, look.denoise, 2.0), np.uint8)
+    if look.sharpen > 0:
+        smooth = cv2.GaussianBlur(seen, (0, 0), 1.2)
+        seen = np.asarray(cv2.addWeighted(seen, 1 + look.sharpen, smooth, -look.sharpen, 0), np.uint8)
     for codec in look.codecs:
         seen = _encode(codec)(seen)
     if seen.shape[0] != size:

@@ -11,7 +11,7 @@ from streamwatch.domain import Image
 from streamwatch.training.fakes import FakeMix
 from streamwatch.training.h264 import through_h264
 from streamwatch.training.pairs import LARGEST_VIEW, PairSettings, draw_view, make_pair
-from streamwatch.training.streamlook import Look, Shot, apply_look, draw_look
+from streamwatch.training.streamlook import Look, Shot, apply_look, draw_look, draw_recording
 from streamwatch.training.tones import film_grain, halftone
 from tests.unit.training.pictures import draw_face, draw_faces
 
@@ -111,3 +111,23 @@ def test_both_pictures_of_a_pair_come_from_the_same_film() -> None:
         film.append(detail(pair.images[0]))
         plain.append(detail(digital.images[0]))
     assert np.mean(film) > np.mean(plain)
+
+
+def test_a_camera_takes_noise_away_and_sharpens_edges() -> None:
+    noise = np.random.default_rng(0).normal(0, 6, (96, 96, 3))
+    picture = np.where(np.arange(96)[None, :, None] < 48, 80.0, 160.0)
+    noisy, clean = (np.asarray(np.clip(values, 0, 255), np.uint8) for values in (picture + noise, picture + 0 * noise))
+    calm = apply_look(noisy, Look(size=96, denoise=30.0), 96)
+    assert calm[:, 4:40].std() < 0.7 * noisy[:, 4:40].std()
+    assert float(calm[:, 52:].mean()) - float(calm[:, :44].mean()) > 75  # the edge stays
+    soft = np.asarray(cv2.GaussianBlur(clean, (0, 0), 1.5), np.uint8)
+    crisp = apply_look(soft, Look(size=96, sharpen=1.0), 96)
+    assert np.diff(crisp[48, :, 0].astype(int)).max() > 1.2 * np.diff(soft[48, :, 0].astype(int)).max()
+
+
+def test_recordings_differ_in_what_their_camera_did() -> None:
+    rng = np.random.default_rng(0)
+    looks = [draw_recording(rng, 224) for _ in range(40)]
+    for done in ({look.denoise > 0 for look in looks}, {look.sharpen > 0 for look in looks}):
+        assert done == {True, False}
+    assert all(look.denoise == look.sharpen == 0 for look in (draw_look(rng, 224) for _ in range(40)))
