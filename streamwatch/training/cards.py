@@ -19,13 +19,17 @@ Labels by Google BlazeFace and FaceMesh (Apache-2.0). No deepfake and no face of
 NOT_FIGURES = ("weights", "fingerprint", "scored")
 """What an evaluation says besides."""
 
+RECODED = ("half", "clips", "pooled", "by_method", "members", "fakes_over_threshold", "false_alarms", "coverage")
+"""What is told of the clips that were compressed once more."""
+
 LIMITS = """\
 - It finds traces of blending and of face generators in *altered* faces. Pictures or videos that were generated as a
   whole, and altered voices, are out of its scope.
 - It learnt from fakes that this project made itself. What it is worth on deepfakes that others made is in the second
   block of figures, from few clips: read the intervals, not the middle. Open detectors commonly lose half of their
   lead over chance on material from the wild.
-- Under 64 px of face height nothing is promised. Strong compression hides what it looks for.
+- Under 64 px of face height nothing is promised. Compression hides what it looks for: of clips that a live camera sent,
+  and not a studio, expect what the figures of the clips that were compressed once more say.
 - Scores are not evidence about a person. They say that something deserves a second look."""
 
 
@@ -114,8 +118,9 @@ def _commit(trained: dict[str, Any]) -> str:
 
 def _commands(record: dict[str, Any]) -> str:
     """How the threshold and the figures were made, where the record says it."""
-    commands = filter(None, (record.get("calibrated"), record.get("figures", {}).get("command")))
-    text = "\n".join(commands)
+    figures = record.get("figures", {})
+    recoded = [told.get("command") for told in figures.get("clips_compressed_once_more", {}).values()]
+    text = "\n".join(filter(None, (record.get("calibrated"), figures.get("command"), *recoded)))
     return f"\nMade with:\n\n```\n{text}\n```\n" if text else ""
 
 
@@ -135,28 +140,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights"), help="directory with the manifest")
     parser.add_argument("--set", default="bundled", help="name of the set")
     parser.add_argument("--evaluation", type=Path, required=True, help="evaluation.json of `streamwatch evaluate`")
+    parser.add_argument(
+        "--recoded", type=Path, nargs="*", default=[], help="the same of `streamwatch evaluate --recode`"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsMissing(f"{args.evaluation}: is no evaluation: {error}") from error
     record = read_raw_manifest(args.weights).get("sets", {}).get(args.set)
     if record is None:
         raise ConfigError(f"set: {args.weights} has no set {args.set!r}")
-    if evaluation.get("fingerprint") != fingerprint(record):
-        measured = evaluation.get("weights", "nobody says which weights")
-        raise ConfigError(
-            f"{args.evaluation}: measured {measured}, not {args.set} {record['version']} of {args.weights} as it is"
-            " now: its members, calibration or threshold were others"
-        )
+    evaluation = _read(args.evaluation, record, args)
     kept = {key: value for key, value in record.get("figures", {}).items() if key.startswith("fixed_")}
-    record = {**record, "figures": {**kept, **{k: v for k, v in evaluation.items() if k not in NOT_FIGURES}}}
+    figures = {**kept, **{k: v for k, v in evaluation.items() if k not in NOT_FIGURES}}
+    recoded = [_recoded(path, record, args) for path in args.recoded]
+    if recoded:
+        figures["clips_compressed_once_more"] = dict(sorted(recoded))
+    record = {**record, "figures": figures}
     write_set(args.weights, args.set, record)
     for member in record["members"]:
         (args.weights / card_name(member["file"])).write_text(card(member, record), encoding="utf-8")
     return 0
+
+
+def _read(path: Path, record: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """An evaluation of the set as it is now."""
+    try:
+        evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsMissing(f"{path}: is no evaluation: {error}") from error
+    if evaluation.get("fingerprint") != fingerprint(record):
+        measured = evaluation.get("weights", "nobody says which weights")
+        raise ConfigError(
+            f"{path}: measured {measured}, not {args.set} {record['version']} of {args.weights} as it is"
+            " now: its members, calibration or threshold were others"
+        )
+    return evaluation
+
+
+def _recoded(path: Path, record: dict[str, Any], args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    evaluation = _read(path, record, args)
+    clips = evaluation.get("clips", {})
+    if "recoded_at_crf" not in clips:
+        raise ConfigError(f"{path}: its clips were not compressed once more (evaluate --recode)")
+    told = {name: clips[name] for name in RECODED if name in clips}
+    measured = {"command": evaluation["command"], "measured": evaluation["measured"]}
+    return f"crf {clips['recoded_at_crf']}", {**told, **measured}
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         scored, missed = _clips(args, table, ensemble)
         figures["clips"] = clip_figures(scored, ensemble.names, weights.record.threshold, weights.record.fusion)
         figures["clips"]["half"] = _half(args)
+        if args.recode is not None:
+            figures["clips"]["recoded_at_crf"] = args.recode
         found = [clip.coverage for clip in scored]
         figures["clips"]["coverage"] = round(float(np.mean([*found, *(0.0 for _ in missed)])), 4)
         figures["clips"]["without_a_face"] = missed

@@ -10,11 +10,13 @@ from pathlib import Path
 
 
 def source_commit() -> str:
-    """The commit that this package's source stands at; '' where it is no checkout."""
+    """The commit that this package's source stands at, with `-dirty` where it has been changed since; '' where it is no
+
+    checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
-    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

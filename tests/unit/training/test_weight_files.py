@@ -198,6 +198,20 @@ def test_the_commit_is_the_trainings_or_that_of_this_code(tmp_path: Path, monkey
     assert provenance.source_commit() == ""
 
 
+def test_the_commit_of_changed_code_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "streamwatch" / "training" / "provenance.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("one")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    clean = provenance.source_commit()
+    assert len(clean) >= 7 and not clean.endswith("-dirty")
+    source.write_text("another")
+    assert provenance.source_commit() == f"{clean}-dirty"
+
+
 def test_a_card_says_how_threshold_and_figures_were_made(output: Path) -> None:
     record = read_raw_manifest(output)["sets"]["bundled"]
     member = {**record["members"][0], "trained": {"exported_at": "abc", "images": 8}}
@@ -229,7 +243,7 @@ def test_figures_of_another_set_are_refused(output: Path, tmp_path: Path, change
     if change_of == "temperature":
         change(output, lambda m: member(m).update(temperature=9.0))
     before = (output / "manifest.json").read_text()
-    asked = argparse.Namespace(weights=output, set="bundled", evaluation=tmp_path / "evaluation.json")
+    asked = argparse.Namespace(weights=output, set="bundled", evaluation=tmp_path / "evaluation.json", recoded=[])
     if change_of == "nothing":
         assert cards.run(asked) == 0
         assert "streamwatch evaluate z" in (output / cards.card_name(record["members"][0]["file"])).read_text()
@@ -237,6 +251,23 @@ def test_figures_of_another_set_are_refused(output: Path, tmp_path: Path, change
         with pytest.raises(ConfigError, match=r"evaluation\.json: measured bundled 1, not bundled"):
             cards.run(asked)
         assert (output / "manifest.json").read_text() == before
+
+
+def test_a_card_tells_the_figures_of_clips_that_were_compressed_once_more(output: Path, tmp_path: Path) -> None:
+    record = read_raw_manifest(output)["sets"]["bundled"]
+    plain, again = tmp_path / "plain.json", tmp_path / "again.json"
+    measured = {"fingerprint": fingerprint(record), "command": "streamwatch evaluate z", "measured": "today"}
+    plain.write_text(json.dumps(measured))
+    clips = {"pooled": 0.7, "half": "all", "recoded_at_crf": 28}
+    again.write_text(json.dumps({**measured, "command": "streamwatch evaluate --recode 28", "clips": clips}))
+    asked = argparse.Namespace(weights=output, set="bundled", evaluation=plain, recoded=[again])
+    assert cards.run(asked) == 0
+    text = (output / cards.card_name(record["members"][0]["file"])).read_text()
+    assert "crf 28:\n    half: all\n    pooled: 0.7" in text and "streamwatch evaluate --recode 28\n```" in text
+    assert check.file_faults(find_set(str(output))) == []
+    asked.recoded = [plain]
+    with pytest.raises(ConfigError, match=r"plain\.json: its clips were not compressed once more"):
+        cards.run(asked)
 
 
 def test_the_bundled_cards_are_the_manifests() -> None:
