@@ -125,11 +125,14 @@ class Camera:
         self.drop()
         for task in self._feeding:
             task.cancel()
-        await asyncio.gather(*self._feeding, return_exceptions=True)
+        ended = await asyncio.gather(*self._feeding, return_exceptions=True)
         for endpoint in self._udp or ():
             endpoint.close()
         self._feeding = []
         self._server = self._udp = None
+        for fault in ended:
+            if isinstance(fault, Exception):  # not the cancellation
+                raise fault
 
     async def __aenter__(self) -> Self:
         await self.start()

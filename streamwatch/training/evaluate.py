@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     table = clips_of(args.data_dir, args.clips)
     if table is None and (args.data_dir is None or args.pairs == 0):
         raise ConfigError("evaluate: nothing to measure on: give --data-dir with faces or clips, or --clips")
+    if table is None and args.recode is not None:
+        raise ConfigError("evaluate: --recode is for clips, and there are none: give --clips")
     ensemble = load_ensemble(weights)
     figures: dict[str, Any] = {
         "weights": f"{weights.name} {weights.record.version}",

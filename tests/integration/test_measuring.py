@@ -69,7 +69,15 @@ def test_own_data_from_labels_to_cards(own: Path, tmp_path: Path, monkeypatch: p
     assert all(math.isfinite(clip["score"]) for clip in figures["scored"])
     assert (tmp_path / "out" / "roc.png").stat().st_size > 1000
 
-    command(cards, monkeypatch, "--weights", weights, "--evaluation", tmp_path / "out" / "evaluation.json")
+    again = ("--recode", 40, "--output", tmp_path / "again")
+    command(evaluate, monkeypatch, "--weights", weights, "--half", "all", *few, "--pairs", 0, *again)
+    recoded = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    assert recoded["clips"]["recoded_at_crf"] == 40 and len(recoded["scored"]) == 4
+    assert recoded["scored"] != figures["scored"]
+
+    both = ("--evaluation", tmp_path / "out" / "evaluation.json", "--recoded", tmp_path / "again" / "evaluation.json")
+    command(cards, monkeypatch, "--weights", weights, *both)
+    assert "crf 40:" in (weights / "timmv2.md").read_text()
     assert "swap" in (weights / "timmv2.md").read_text() and "fake@640" not in (weights / "manifest.json").read_text()
 
 
@@ -87,6 +95,8 @@ def test_faces_alone_can_be_measured(own: Path, tmp_path: Path, monkeypatch: pyt
     [
         (evaluate, (), "nothing to measure"),
         (evaluate, ("--data-dir", "x", "--rate", "0"), "--rate above 0"),
+        (evaluate, ("--data-dir", "x", "--recode", "60"), "0 to 51, got 60"),
+        (evaluate, ("--data-dir", "x", "--recode", "28"), "--recode is for clips"),
         (calibrate, ("--data-dir", "x", "--false-alarms", "1.5"), "--false-alarms of 0 to 1"),
         (calibrate, ("--data-dir", "x", "--pairs", "0"), "--pairs of at least 1"),
     ],
