@@ -107,7 +107,7 @@ async def test_a_refused_body_becomes_a_dead_letter(history: History, receiver: 
 async def test_what_fails_for_too_long_becomes_a_dead_letter(history: History, receiver: Receiver) -> None:
     """And holds up nothing that comes after it."""
     receiver.status = 503
-    sink = {"kind": "webhook", "url": receiver.url, "give_up_after": 2.0}
+    sink = {"kind": "webhook", "url": receiver.url, "give_up_after": 4.0}
     async with dispatching(history.alerts, {"hook": sink}) as dispatcher:
         event = opened("a1")
         dispatcher.submit(event)
