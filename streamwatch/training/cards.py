@@ -28,8 +28,8 @@ LIMITS = """\
 - It learnt from fakes that this project made itself. What it is worth on deepfakes that others made is in the second
   block of figures, from few clips: read the intervals, not the middle. Open detectors commonly lose half of their
   lead over chance on material from the wild.
-- Under 64 px of face height nothing is promised. Compression hides what it looks for: of clips that a live camera sent,
-  and not a studio, expect what the figures of the clips that were compressed once more say.
+- Under 64 px of face height nothing is promised. Compression hides what it looks for, an ordinary live camera's too:
+  `streamwatch evaluate --recode` says how much is left.
 - Scores are not evidence about a person. They say that something deserves a second look."""
 
 

@@ -1,6 +1,4 @@
-"""Real H.264: a face goes through x264 in a short moving shot, or a whole video does, and comes out as a viewer would
-
-see it."""
+"""Real H.264: a face in a short moving shot, or a whole video, goes through x264 and comes out as viewers see it."""
 
 from __future__ import annotations
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 
 def source_commit() -> str:
-    """The commit that this package's source stands at, with `-dirty` where it has been changed since; '' where it is no
-
-    checkout."""
+    """The commit of this package's source, with `-dirty` where it was changed since; '' where it is no checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from streamwatch.domain import Image
-from streamwatch.training.tones import jpeg
+from streamwatch.training.tones import jpeg, sharpen
 
 try:
     from streamwatch.training.h264 import through_h264
@@ -128,8 +128,7 @@ def apply_look(image: Image, look: Look, size: int) -> Image:
     if look.denoise > 0:
         seen = np.asarray(cv2.bilateralFilter(seen, 5, look.denoise, 2.0), np.uint8)
     if look.sharpen > 0:
-        smooth = cv2.GaussianBlur(seen, (0, 0), 1.2)
-        seen = np.asarray(cv2.addWeighted(seen, 1 + look.sharpen, smooth, -look.sharpen, 0), np.uint8)
+        seen = sharpen(seen, 1.2, look.sharpen)
     for codec in look.codecs:
         seen = _encode(codec)(seen)
     if seen.shape[0] != size:

@@ -37,12 +37,17 @@ def change_sharpness(image: Image, geometry: FaceGeometry, rng: np.random.Genera
     """Sharpening, or scaling down and up again."""
     draw = rng.random()
     if draw < 0.35:
-        blurred = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.7, 2.0)))
-        amount = strength * float(rng.uniform(0.3, 1.2))
-        return np.asarray(cv2.addWeighted(image, 1.0 + amount, blurred, -amount, 0), np.uint8)
+        sigma = float(rng.uniform(0.7, 2.0))
+        return sharpen(image, sigma, strength * float(rng.uniform(0.3, 1.2)))
     if draw < 0.8:
         return rescale(image, float(rng.uniform(0.3, 0.75)), rng)
     return image
+
+
+def sharpen(image: Image, sigma: float, amount: float) -> Image:
+    """An unsharp mask: `amount` times the detail below `sigma` pixels is added."""
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma)
+    return np.asarray(cv2.addWeighted(image, 1.0 + amount, blurred, -amount, 0), np.uint8)
 
 
 def rescale(image: Image, factor: float, rng: np.random.Generator) -> Image:
@@ -65,8 +70,7 @@ def generator_look(image: Image, geometry: FaceGeometry, rng: np.random.Generato
         pixels = rng.uniform(56, 160) + 24 * (difficulty - 1.0)
         looked = rescale(image, float(np.clip(pixels / face, 0.2, 0.9)), rng)
         if rng.random() < 0.3:
-            blurred = cv2.GaussianBlur(looked, (0, 0), 0.012 * face)
-            looked = np.asarray(cv2.addWeighted(looked, 1.7, blurred, -0.7, 0), np.uint8)
+            looked = sharpen(looked, 0.012 * face, 0.7)
         return looked
     if draw < 0.7:
         return np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.003, 0.011)) * face), np.uint8)
