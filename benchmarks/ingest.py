@@ -62,7 +62,14 @@ class Counter:
     def decoded(self, count: int = 1) -> None:
         self.decoded_count += count
 
-    def offer(self, image: Image, captured_at: Instant, pts: float | None, clock: ClockSource) -> None:
+    def offer(
+        self,
+        image: Image,
+        captured_at: Instant,
+        pts: float | None,
+        clock: ClockSource,
+        quantiser: float | None = None,
+    ) -> None:
         self.sampled += 1
         self.first = min(self.first, time.monotonic())
 

@@ -124,6 +124,7 @@ class ServiceControl:
                 counters.measured_fps(time.monotonic()),
                 counters.latency(0.5),
                 counters.latency(0.95),
+                counters.quantiser,
             ),
             monitor.stream in self._settled.from_file,
         )

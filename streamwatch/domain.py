@@ -66,6 +66,8 @@ class Frame:
     pts: float | None
     image: Image
     clock: ClockSource = ClockSource.ARRIVAL
+    quantiser: float | None = None
+    """how hard H.264 compressed it: the mean quantiser, 0 to 51; None where that is not known"""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,7 +93,8 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Quality:
     """How far a face can be trusted. `weight` 0 to 1; `gate` names the measure that shuts the face out, else None.
-    `measures` are the raw values: size (box height, px), sharpness, brightness, pose, truncation, compression."""
+    `measures` are the raw values: size (box height, px), sharpness, brightness, pose, truncation, compression,
+    quantiser."""
 
     weight: float
     gate: str | None = None

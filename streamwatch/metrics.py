@@ -89,9 +89,14 @@ class Metrics:
         if self._wanted(stream):
             self._dropped.labels(stream, reason.value).inc(count)
 
-    def frame_received(self, stream: str, wall: float) -> None:
-        if self._wanted(stream):
-            self._last_frame.labels(stream).set(wall)
+    def frame_received(self, stream: str, wall: float, quantiser: float | None) -> None:
+        if not self._wanted(stream):
+            return
+        self._last_frame.labels(stream).set(wall)
+        if quantiser is not None:
+            self._quantiser.labels(stream).set(quantiser)
+        else:
+            self._quantiser.remove_by_labels({"stream": stream})
 
     def stream_status(self, status: StreamStatus) -> None:
         stream = status.stream
@@ -105,6 +110,7 @@ class Metrics:
         self._degraded.labels(stream).set(1 if status.degraded else 0)
         if status.state not in {StreamState.LIVE, StreamState.STALLED}:
             self._forget_score(stream)
+            self._quantiser.remove_by_labels({"stream": stream})
 
     def reconnecting(self, stream: str, reason: FailureReason) -> None:
         if self._wanted(stream):
@@ -226,6 +232,11 @@ class Metrics:
         )
         self._last_frame = self._gauge(
             "stream_last_frame_timestamp_seconds", "When the newest sampled frame was captured, Unix time.", _STREAM
+        )
+        self._quantiser = self._gauge(
+            "stream_quantiser",
+            "How hard H.264 compressed the newest sampled frame: its mean quantiser, 0 to 51; absent when unknown.",
+            _STREAM,
         )
         self._skew = self._gauge(
             "stream_clock_skew_seconds", "How far the stream's own clock has drifted from ours.", _STREAM

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -92,7 +92,8 @@ class MonitorSettings:
 
 @dataclass(slots=True)
 class MonitorCounters:
-    """Since the monitor was made. `latencies` are seconds from capture to score, the newest ones."""
+    """Since the monitor was made. `latencies` are seconds from capture to score, the newest ones; `quantisers` those of
+    the newest sampled frames of this connection that told theirs."""
 
     decoded: int = 0
     sampled: int = 0
@@ -101,15 +102,18 @@ class MonitorCounters:
     reconnects: int = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=256))
     analysed_at: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+    quantisers: deque[float] = field(default_factory=lambda: deque(maxlen=64))
 
     def measured_fps(self, now: float, span: float = 10.0) -> float:
         return sum(now - at <= span for at in self.analysed_at) / span
 
     def latency(self, quantile: float) -> float | None:
-        if not self.latencies:
-            return None
-        ordered: Sequence[float] = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+        return _quantile(self.latencies, quantile)
+
+    @property
+    def quantiser(self) -> float | None:
+        """The median: a key picture is compressed less than those between."""
+        return _quantile(self.quantisers.copy(), 0.5)  # the source's thread adds to it meanwhile
 
 
 class StreamMonitor:
@@ -223,12 +227,21 @@ class StreamMonitor:
         self.counters.decoded += count
         self._services.observer.frames_decoded(self.stream, count)
 
-    def offer(self, image: Image, captured_at: Instant, pts: float | None, clock: ClockSource) -> None:
+    def offer(
+        self,
+        image: Image,
+        captured_at: Instant,
+        pts: float | None,
+        clock: ClockSource,
+        quantiser: float | None = None,
+    ) -> None:
         self._seq += 1
-        frame = Frame(self.stream, self._seq, captured_at, pts, image, clock)
+        frame = Frame(self.stream, self._seq, captured_at, pts, image, clock, quantiser)
         self.counters.sampled += 1
         self._services.observer.frame_sampled(self.stream)
-        self._services.observer.frame_received(self.stream, captured_at.wall)
+        self._services.observer.frame_received(self.stream, captured_at.wall, quantiser)
+        if quantiser is not None:
+            self.counters.quantisers.append(quantiser)
         self._latest.offer(frame)
         if self._services.ring is not None:
             self._services.ring.frame(self.stream, frame)
@@ -249,6 +262,7 @@ class StreamMonitor:
 
     def _learn(self, info: StreamInfo) -> None:
         self.info = info
+        self.counters.quantisers.clear()
         self._expect()
         self._services.publisher.status(self.status, info)
 
@@ -335,6 +349,11 @@ class StreamMonitor:
         self._services.publisher.score(verdict, scores)
         if self._services.pace is not None:
             self._services.pace.report(self.stream, verdict.verdict in (Verdict.SUSPECT, Verdict.FAKE))
+
+
+def _quantile(values: Iterable[float], quantile: float) -> float | None:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))] if ordered else None
 
 
 def drops(counters: MonitorCounters) -> Mapping[str, int]:

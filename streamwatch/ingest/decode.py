@@ -24,6 +24,7 @@ from streamwatch.ingest.clock import CaptureClock
 from streamwatch.ingest.failures import classify
 from streamwatch.ingest.hardware import accelerator
 from streamwatch.ingest.plans import OpenPlan
+from streamwatch.ingest.quantiser import ask_quantiser, quantiser
 from streamwatch.ingest.sampling import Backlog, Sampler, SkipPolicy
 from streamwatch.ingest.sizes import fitted
 from streamwatch.protocols import Sink
@@ -239,7 +240,7 @@ class DecodeRun:
         if now.mono - captured.mono > self._limits.max_frame_age:
             self._sink.dropped(DropReason.STALE)
             return
-        self._sink.offer(self._convert(frame), captured, t, clock)
+        self._sink.offer(self._convert(frame), captured, t, clock, quantiser(frame))
 
     def _captured(self, t: float, now: Instant) -> tuple[Instant, ClockSource]:
         if self._plan.clock is not ClockSource.FILE:
@@ -319,6 +320,7 @@ def _video(container: InputContainer, plan: OpenPlan) -> VideoStream:
     # One thread per stream: more would hold pictures back, and many streams share the cores anyway.
     stream.codec_context.thread_count = 1
     stream.codec_context.thread_type = ThreadType.NONE
+    ask_quantiser(stream.codec_context)
     return stream
 
 

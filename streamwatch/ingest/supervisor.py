@@ -276,10 +276,17 @@ class _Watched:
         if self._attached:
             self._sink.decoded(count)
 
-    def offer(self, image: Image, captured_at: Instant, pts: float | None, clock: ClockSource) -> None:
+    def offer(
+        self,
+        image: Image,
+        captured_at: Instant,
+        pts: float | None,
+        clock: ClockSource,
+        quantiser: float | None = None,
+    ) -> None:
         self.moved_at = time.monotonic()
         if self._attached:
-            self._sink.offer(image, captured_at, pts, clock)
+            self._sink.offer(image, captured_at, pts, clock, quantiser)
 
     def dropped(self, reason: DropReason, count: int = 1) -> None:
         if self._attached:

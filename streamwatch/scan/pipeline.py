@@ -186,7 +186,7 @@ class _Scanner:
         faces_wanted = FindOptions(max_faces=1 if self._options.best_face_only else MAX_FACES)
         faces = await self._engine.find(frame, faces_wanted, math.inf)
         scores = await self._engine.score(frame, faces, math.inf)
-        qualities = [measure(picture.image, face.box, face.keypoints) for face in faces]
+        qualities = [measure(picture.image, f.box, f.keypoints, quantiser=picture.quantiser) for f in faces]
         if self._rules.seed:  # DF-Spot knows no quality: every face counts in full
             qualities = [Quality(1.0, None, quality.measures) for quality in qualities]
         return _Analysed(picture, scores, tuple(qualities))

@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from streamwatch.domain import Image
 from streamwatch.errors import MediaError
+from streamwatch.ingest.quantiser import ask_quantiser, quantiser
 
 MAX_ERRORS = 200
 """So many packets in a row without a picture end the file."""
@@ -45,11 +46,13 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A decoded frame: its index in presentation order, seconds from the first frame, uint8 RGB (H, W, 3) upright."""
+    """A decoded frame: its index in presentation order, seconds from the first frame, uint8 RGB (H, W, 3) upright, and
+    its mean quantiser where that is known (H.264)."""
 
     index: int
     time: float
     image: Image
+    quantiser: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class VideoReader:
         source = self._sampled(indices) if indices is not None and self._packets.timed else self._sequential(indices)
         for index, frame in source:
             given += 1
-            yield Picture(index, self._seconds(frame, index), upright(frame))
+            yield Picture(index, self._seconds(frame, index), upright(frame), quantiser(frame))
         wanted = len(indices) if indices is not None else self.info.frames
         if not given:
             raise MediaError(f"{self.path}: no picture of it could be decoded")
@@ -170,6 +173,7 @@ class VideoReader:
             container.close()
             raise MediaError(f"{self.path}: there is no decoder for its video")
         stream.thread_type = ThreadType.AUTO
+        ask_quantiser(stream.codec_context)
         return container, stream
 
     def _scan(self) -> _Packets:

@@ -53,8 +53,14 @@ LIMITS = {
 }
 
 
-def measure(image: Any, box: Box, keypoints: Floats | None, settings: ScoringSettings | None = None) -> Quality:
-    """The quality of the face in `box` of an RGB uint8 (height, width, 3) image.
+def measure(
+    image: Any,
+    box: Box,
+    keypoints: Floats | None,
+    settings: ScoringSettings | None = None,
+    quantiser: float | None = None,
+) -> Quality:
+    """The quality of the face in `box` of an RGB uint8 (height, width, 3) image; `quantiser` is `Frame.quantiser`.
 
     `image` may be anything with `__dlpack__`. One that is not in this process's memory (on a GPU) is not copied:
     only the geometry is judged then. The first measure beyond its limit names the gate.
@@ -67,6 +73,8 @@ def measure(image: Any, box: Box, keypoints: Floats | None, settings: ScoringSet
     pixels = host_pixels(image)
     if pixels is not None:
         measures |= _pixel_measures(pixels, box)
+    if quantiser is not None:
+        measures["quantiser"] = quantiser
     return _judge(measures, settings)
 
 

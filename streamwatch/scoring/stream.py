@@ -93,7 +93,8 @@ class StreamScoring:
         self._forget(update.lost)
         self._cut = self._cut or update.cut
         tagged = tuple(
-            replace(f, quality=measure(frame.image, f.box, f.keypoints, self._settings)) for f in update.faces
+            replace(f, quality=measure(frame.image, f.box, f.keypoints, self._settings, frame.quantiser))
+            for f in update.faces
         )
         for face in tagged:
             assert face.track is not None

@@ -32,6 +32,8 @@ class StreamStatistics:
     measured_fps: float | None = None
     latency_p50: float | None = None
     latency_p95: float | None = None
+    quantiser: float | None = None
+    """how hard H.264 compressed the newest frames: the median of their mean quantisers, 0 to 51"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ class StatisticsRecord(TypedDict):
     measured_fps: float | None
     latency_p50: float | None
     latency_p95: float | None
+    quantiser: float | None
 
 
 class StreamRecord(TypedDict):
@@ -246,6 +247,7 @@ def statistics_record(statistics: StreamStatistics) -> StatisticsRecord:
         "measured_fps": ratio(statistics.measured_fps),
         "latency_p50": ratio(statistics.latency_p50),
         "latency_p95": ratio(statistics.latency_p95),
+        "quantiser": ratio(statistics.quantiser),
     }
 
 

@@ -34,6 +34,7 @@ class Picture:
     clock: ClockSource
     taken_at: float
     """monotonic"""
+    quantiser: float | None = None
 
 
 class Collector:
@@ -54,9 +55,17 @@ class Collector:
     def decoded(self, count: int = 1) -> None:
         self.decoded_count += count
 
-    def offer(self, image: Image, captured_at: Instant, pts: float | None, clock: ClockSource) -> None:
+    def offer(
+        self,
+        image: Image,
+        captured_at: Instant,
+        pts: float | None,
+        clock: ClockSource,
+        quantiser: float | None = None,
+    ) -> None:
         self.offered += 1
-        self.pictures = [*self.pictures[-self._keep + 1 :], Picture(image, captured_at, pts, clock, time.monotonic())]
+        picture = Picture(image, captured_at, pts, clock, time.monotonic(), quantiser)
+        self.pictures = [*self.pictures[-self._keep + 1 :], picture]
 
     def dropped(self, reason: DropReason, count: int = 1) -> None:
         self.drops[reason] += count

@@ -74,11 +74,15 @@ async def test_a_change_of_codec_in_mid_stream(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_change_of_codec_where_the_camera_ends_the_connection() -> None:
+    """Of H.264 it is known how hard it was compressed, of H.265 not."""
     async with Camera([clip(gop=12)]) as camera, Watch(camera.url) as watch:
         await watch.live()
+        told = [picture.quantiser for picture in watch.sink.pictures]
+        assert all(quantiser is not None and 10 < quantiser < 40 for quantiser in told), told
         camera.switch([clip("libx265", gop=12)])
         await until(lambda: watch.sink.infos[-1].codec == "hevc", "H.265")
         await watch.live()
+        assert watch.sink.pictures[-1].quantiser is None
 
 
 async def test_what_a_server_sends_at_once_on_connecting_is_not_taken_for_live() -> None:

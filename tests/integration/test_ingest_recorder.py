@@ -34,9 +34,16 @@ class Recording(Collector):
         super().packet(packet, template)
         self._recorder.packet("cam", packet, template)
 
-    def offer(self, image: Image, captured_at: Instant, pts: float | None, clock: ClockSource) -> None:
-        super().offer(image, captured_at, pts, clock)
-        self._recorder.frame("cam", Frame("cam", self.offered, captured_at, pts, image, clock))
+    def offer(
+        self,
+        image: Image,
+        captured_at: Instant,
+        pts: float | None,
+        clock: ClockSource,
+        quantiser: float | None = None,
+    ) -> None:
+        super().offer(image, captured_at, pts, clock, quantiser)
+        self._recorder.frame("cam", Frame("cam", self.offered, captured_at, pts, image, clock, quantiser))
 
 
 @contextlib.asynccontextmanager

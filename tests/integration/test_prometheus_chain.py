@@ -118,7 +118,7 @@ class Stream:
             metrics.stream_status(StreamStatus("lobby", StreamState.LIVE, instant()))
             metrics.frames_decoded("lobby", 5)
             metrics.frame_sampled("lobby")
-            metrics.frame_received("lobby", instant().wall)
+            metrics.frame_received("lobby", instant().wall, 24.0)
             metrics.frames_dropped("lobby", DropReason.REPLACED, 1)
             metrics.reconnecting("lobby", FailureReason.TIMEOUT)
             metrics.clock_skew("lobby", 0.01)

@@ -100,6 +100,8 @@ def test_faces_are_found_upright_and_scored(scanned: tuple[int, Path]) -> None:
     assert set(head["members"]) == {"TimmV2", "TimmV2ST", "ViT", "ViTST"}
     assert found["phone.mp4"]["media"]["rotation"] in (90, -90)
     assert len(head["weights"]["hash"]) == 64
+    frames = [json.loads(line) for line in (scanned[1] / head["details"]).read_text().splitlines()]
+    assert all(0 < face["quality"]["quantiser"] < 51 for frame in frames for face in frame["faces"])
 
 
 def test_no_face_is_unknown(scanned: tuple[int, Path]) -> None:

@@ -30,6 +30,7 @@ NAMES = {  # those of the interface, as they stand in the exposition
     "build_info",
     "stream_up",
     "stream_last_frame_timestamp_seconds",
+    "stream_quantiser",
     "stream_reconnects_total",
     "frames_decoded_total",
     "frames_sampled_total",
@@ -85,7 +86,7 @@ def tell_everything(metrics: Metrics, stream: str = "lobby") -> None:
     metrics.stream_status(status(stream, StreamState.LIVE))
     metrics.frames_decoded(stream, 50)
     metrics.frame_sampled(stream)
-    metrics.frame_received(stream, 1e9)
+    metrics.frame_received(stream, 1e9, 23.5)
     for reason in DropReason:
         metrics.frames_dropped(stream, reason, 2)
     metrics.reconnecting(stream, FailureReason.TIMEOUT)
@@ -121,6 +122,7 @@ def test_every_metric_of_the_interface_has_its_name_and_value(metrics: Metrics) 
     found = samples(metrics)
     lobby = (("stream", "lobby"),)
     assert found["stream_up", lobby] == 1
+    assert found["stream_quantiser", lobby] == 23.5
     assert found["score_ratio", lobby] == 0.81
     assert found["score_threshold_ratio", lobby] == 0.7
     assert found["member_score_ratio", (("member", "ViT"), *lobby)] == 0.81
@@ -217,6 +219,21 @@ def test_a_stream_of_a_frame_in_ten_seconds_is_scored_all_the_time(clock: Clock)
     clock.now += 30.0
     metrics.exposition()
     assert ("score_ratio", (("stream", "lobby"),)) not in samples(metrics)
+
+
+def test_what_is_not_known_of_the_compression_is_not_told(metrics: Metrics) -> None:
+    """A camera that goes over to another codec, and a stream that is gone."""
+    key = "stream_quantiser", (("stream", "lobby"),)
+    metrics.stream_status(status("lobby", StreamState.LIVE))
+    metrics.frame_received("lobby", 1e9, 30.0)
+    assert samples(metrics)[key] == 30.0
+    metrics.frame_received("lobby", 1e9, None)
+    assert key not in samples(metrics)
+    metrics.frame_received("lobby", 1e9, 31.0)
+    metrics.stream_status(status("lobby", StreamState.STALLED))
+    assert samples(metrics)[key] == 31.0
+    metrics.stream_status(status("lobby", StreamState.RECONNECTING))
+    assert key not in samples(metrics)
 
 
 def test_reviews_are_what_holds_now(metrics: Metrics) -> None:

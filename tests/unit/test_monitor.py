@@ -96,9 +96,9 @@ async def monitored(engine: Asked, pace: Losses | None = None, **stream: Any) ->
         monitor.stop()
 
 
-def offer(monitor: StreamMonitor, age: float = 0.0) -> None:
+def offer(monitor: StreamMonitor, age: float = 0.0, quantiser: float | None = None) -> None:
     taken = Instant(time.monotonic(), time.time()).shifted(-age)
-    monitor.offer(np.zeros((8, 8, 3), np.uint8), taken, None, ClockSource.ARRIVAL)
+    monitor.offer(np.zeros((8, 8, 3), np.uint8), taken, None, ClockSource.ARRIVAL, quantiser)
 
 
 async def test_what_became_too_old_is_not_analysed() -> None:
@@ -109,6 +109,18 @@ async def test_what_became_too_old_is_not_analysed() -> None:
         offer(monitor)
         await until(lambda: bool(engine.finds), "a fresh frame")
         assert [frame.seq for frame, _ in engine.finds] == [2]
+
+
+async def test_the_compression_is_told_of_this_connection_alone() -> None:
+    engine = Asked()
+    async with monitored(engine) as monitor:
+        counters = monitor.counters
+        for quantiser in (21.0, None, 30.0, 31.0):  # a key picture, one that does not tell, two others
+            offer(monitor, quantiser=quantiser)
+        assert counters.quantiser == 30.0
+        await until(lambda: any(frame.quantiser == 31.0 for frame, _ in engine.finds), "the newest frame")
+        monitor.connected(StreamInfo("hevc", 8, 8, 25.0))
+        await until(lambda: counters.quantiser is None, "another connection")
 
 
 async def test_the_engine_is_told_which_faces_count() -> None:

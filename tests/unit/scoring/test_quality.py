@@ -41,6 +41,12 @@ def test_a_good_face_has_full_weight(portrait: Image) -> None:
     }
 
 
+def test_the_codecs_quantiser_is_kept_as_evidence_and_changes_nothing(portrait: Image) -> None:
+    quality, told = measure(portrait, BOX, keypoints()), measure(portrait, BOX, keypoints(), quantiser=33.5)
+    assert told.measures == {**quality.measures, "quantiser": 33.5}
+    assert (told.weight, told.gate) == (quality.weight, None)
+
+
 @pytest.mark.parametrize(
     ("spoil", "gate"),
     [

@@ -8,6 +8,8 @@ import { memberColour } from "./timeline.js";
 const REFRESH = 3_000;
 /** Members further apart than this are said to disagree. */
 const APART = 0.4;
+/** Quantiser of H.264 from which few fakes are found (docs/operators.md). */
+const HARD = 25;
 
 export class Panels {
   #rows = new Map();
@@ -114,6 +116,7 @@ export class Panels {
     const facts = [
       ["Address", given.url],
       ["Video", info ? `${info.codec.toUpperCase()} ${info.width} × ${info.height}${info.fps ? `, ${number(info.fps, info.fps % 1 ? 1 : 0)} a second` : ""}` : "–"],
+      ["Compression", counts.quantiser === null ? "not known" : `quantiser ${number(counts.quantiser)}${counts.quantiser > HARD ? ": so hard that fakes are easily missed" : ""}`],
       ["Decoded by", info ? [info.decoder, info.transport].filter(Boolean).join(", over ") : "–"],
       ["Analysed", `${number(counts.measured_fps, 1)} a second of ${number(counts.sample_fps, 1)} asked for${given.degraded ? " (degraded: the device is busy)" : ""}`],
       ["Latency", `${latency(counts.latency_p50)} median, ${latency(counts.latency_p95)} at 95 %`],
