@@ -35,7 +35,7 @@ def quantiser(frame: VideoFrame) -> float | None:
     base = float(told.qp)
     if not told.nb_blocks:
         return base
-    # Not `qp_map`: block by block it takes thousands of times as long, and it refuses a picture coded in fields.
+    # Not `qp_map`: block by block it takes many times as long, and it refuses a picture coded in fields.
     raw = np.frombuffer(cast(Any, told), np.uint8)
     start, size = told.blocks_offset, told.block_size
     blocks = raw[start : start + told.nb_blocks * size].reshape(told.nb_blocks, size)

@@ -19,13 +19,13 @@ FLAT = "ipratio=1:pbratio=1:aq-mode=0"
 """The same quantiser for all kinds of pictures and all parts of each."""
 
 
-def encoded(parameters: str, codec: str = "libx264") -> io.BytesIO:
+def encoded(parameters: str, pixels: str = "yuv420p") -> io.BytesIO:
     """Twelve pictures of a portrait that moves."""
     target, portrait = io.BytesIO(), np.asarray(data.astronaut(), np.uint8)
     with av.open(target, "w", format="mp4") as output:
-        stream = output.add_stream(codec, rate=25, options={"x264-params": parameters})
+        stream = output.add_stream("libx264", rate=25, options={"x264-params": parameters})
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt, stream.time_base = 328, 248, "yuv420p", Fraction(1, 25)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 328, 248, pixels, Fraction(1, 25)
         for shift in range(12):
             picture = np.ascontiguousarray(portrait[shift : shift + 248, 2 * shift : 2 * shift + 328])
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -58,6 +58,10 @@ def test_it_is_the_mean_over_the_blocks() -> None:
 
 def test_pictures_coded_in_fields_are_told_as_well() -> None:
     assert told(encoded(f"qp=30:interlaced=1:{FLAT}")) == [30] * 12
+
+
+def test_ten_bits_a_sample_are_told_on_the_same_scale() -> None:
+    assert told(encoded(f"qp=30:{FLAT}", "yuv420p10le")) == [30] * 12
 
 
 def test_it_rises_with_the_rate_factor() -> None:
