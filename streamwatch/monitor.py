@@ -93,7 +93,7 @@ class MonitorSettings:
 @dataclass(slots=True)
 class MonitorCounters:
     """Since the monitor was made. `latencies` are seconds from capture to score, the newest ones; `quantisers` those of
-    the newest sampled frames of this connection that told theirs."""
+    the newest sampled frames of this codec that told theirs."""
 
     decoded: int = 0
     sampled: int = 0
@@ -261,8 +261,9 @@ class StreamMonitor:
     # --- in the loop -------------------------------------------------------------------------------------------------
 
     def _learn(self, info: StreamInfo) -> None:
+        if self.info is not None and self.info.codec != info.codec:
+            self.counters.quantisers.clear()
         self.info = info
-        self.counters.quantisers.clear()
         self._expect()
         self._services.publisher.status(self.status, info)
 

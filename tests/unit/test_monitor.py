@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ async def test_what_became_too_old_is_not_analysed() -> None:
         assert [frame.seq for frame, _ in engine.finds] == [2]
 
 
-async def test_the_compression_is_told_of_this_connection_alone() -> None:
+async def test_the_compression_is_that_of_the_codec_that_is_sent_now() -> None:
     engine = Asked()
     async with monitored(engine) as monitor:
         counters = monitor.counters
@@ -119,8 +120,12 @@ async def test_the_compression_is_told_of_this_connection_alone() -> None:
             offer(monitor, quantiser=quantiser)
         assert counters.quantiser == 30.0
         await until(lambda: any(frame.quantiser == 31.0 for frame, _ in engine.finds), "the newest frame")
-        monitor.connected(StreamInfo("hevc", 8, 8, 25.0))
-        await until(lambda: counters.quantiser is None, "another connection")
+        assert monitor.info is not None
+        monitor.connected(replace(monitor.info, fps=12.0))
+        await until(lambda: monitor.info is not None and monitor.info.fps == 12.0, "another rate")
+        assert counters.quantiser == 30.0
+        monitor.connected(replace(monitor.info, codec="hevc"))
+        await until(lambda: counters.quantiser is None, "another codec")
 
 
 async def test_the_engine_is_told_which_faces_count() -> None:
