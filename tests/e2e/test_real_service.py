@@ -40,8 +40,11 @@ PAINTED = """() => {
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """What the weights are worth is not the question here: the threshold is one that most faces pass."""
     require.browser()
-    async with Camera([people()]) as camera:
-        streams = {"call": {"url": camera.url, "name": "A call of two", "threshold": 0.1}}
+    async with Camera([people()]) as camera, Camera([people(bit_rate=800_000)]) as hard:
+        streams = {
+            "call": {"url": camera.url, "name": "A call of two", "threshold": 0.1},
+            "hard": {"url": hard.url, "name": "Few bits", "threshold": 0.99},
+        }
         async with Service(quick_config(tmp_path_factory.mktemp("service"), streams)) as running:
             yield running
 
@@ -67,6 +70,21 @@ async def test_a_call_is_boxed_scored_and_alarmed(tab: Open, service: Service, s
     await expect(page.locator(".evidence video")).to_have_count(1, timeout=60_000)
     await expect(page.locator(".stills img").first).to_be_visible()
     await page.screenshot(path=shots / "real-alerts.png")
+
+
+async def test_a_low_score_of_a_hard_compressed_stream_comes_with_a_caution(
+    tab: Open, service: Service, shots: Path
+) -> None:
+    page = await tab(f"{service.url}#/streams/hard")
+    caution, stream = page.get_by_text("a low score says little"), page.get_by_label("Stream", exact=True)
+    await expect(page.locator(".verdict-card .verdict")).to_contain_text("Real", timeout=60_000)
+    await expect(stream).to_contain_text(", hard")
+    await expect(caution).to_be_visible()
+    await page.screenshot(path=shots / "real-hard.png")
+    await page.goto(f"{service.url}#/streams/call")
+    await expect(stream).to_contain_text("quantiser")
+    await expect(stream).not_to_contain_text(", hard")
+    await expect(caution).to_be_hidden()
 
 
 async def test_a_new_stream_from_this_browsers_camera(tab: Open, service: Service, shots: Path) -> None:

@@ -20,12 +20,14 @@ atexit.register(_DIRECTORY.cleanup)
 
 
 @functools.cache
-def people(seconds: float = 2.0, seed: int = 1, manipulated: bool = False, victim: int = 1) -> Path:
+def people(
+    seconds: float = 2.0, seed: int = 1, manipulated: bool = False, victim: int = 1, bit_rate: int = 2_500_000
+) -> Path:
     """A clip of so many seconds; `manipulated` from its first to its last picture."""
     timeline = Timeline(length=max(seconds, 8.0), fake_from=0.0, fake_to=1e9 if manipulated else 0.0)
     scene = Scene(load_portraits(bundled_finder()), seed, timeline, victim)
-    path = Path(_DIRECTORY.name) / f"people-{seconds}-{seed}-{manipulated}-{victim}.mp4"
-    encode((scene.frame(index / FPS) for index in range(round(seconds * FPS))), path)
+    path = Path(_DIRECTORY.name) / f"people-{seconds}-{seed}-{manipulated}-{victim}-{bit_rate}.mp4"
+    encode((scene.frame(index / FPS) for index in range(round(seconds * FPS))), path, bit_rate)
     return path
 
 

@@ -18,6 +18,8 @@ export class Panels {
 
   constructor(id) {
     this.id = id;
+    /** Whether the stream is compressed so hard that a low score says little. */
+    this.hard = false;
     this.bars = h("ul", { class: "bars" });
     this.spread = h("p", { class: "muted" });
     this.whose = h("span", { class: "muted" });
@@ -112,11 +114,12 @@ export class Panels {
       return; // the page says by itself that the service is away, or the stream gone
     }
     const { info, statistics: counts } = given;
+    this.hard = counts.quantiser > HARD;
     const drops = Object.entries(counts.dropped).filter(([, count]) => count);
     const facts = [
       ["Address", given.url],
       ["Video", info ? `${info.codec.toUpperCase()} ${info.width} × ${info.height}${info.fps ? `, ${number(info.fps, info.fps % 1 ? 1 : 0)} a second` : ""}` : "–"],
-      ["Compression", counts.quantiser === null ? "not known" : `quantiser ${number(counts.quantiser)}${counts.quantiser > HARD ? ": so hard that fakes are easily missed" : ""}`],
+      ["Compression", counts.quantiser === null ? "not known" : `quantiser ${number(counts.quantiser)} of 51${this.hard ? ", hard" : ""}`],
       ["Decoded by", info ? [info.decoder, info.transport].filter(Boolean).join(", over ") : "–"],
       ["Analysed", `${number(counts.measured_fps, 1)} a second of ${number(counts.sample_fps, 1)} asked for${given.degraded ? " (degraded: the device is busy)" : ""}`],
       ["Latency", `${latency(counts.latency_p50)} median, ${latency(counts.latency_p95)} at 95 %`],

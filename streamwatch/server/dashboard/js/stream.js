@@ -52,6 +52,7 @@ class StreamPage {
     this.value = h("span", { class: "value num" });
     this.verdict = h("span", { class: "verdict" });
     this.words = h("p", { class: "words" });
+    this.caution = h("p", { class: "warn", hidden: true }, "Compressed so hard that fakes are easily missed: a low score says little.");
     const heat = h("input", { type: "checkbox", onchange: () => {
       this.heat = heat.checked;
       remember("heat", this.heat);
@@ -64,7 +65,7 @@ class StreamPage {
         h("label", { class: "check hint" }, heat, "Show where the worst face looks manipulated"),
         this.timeline.element),
       h("aside", { class: "stream-side", "aria-label": "Verdict" },
-        h("div", { class: "card verdict-card" }, h("div", { class: "says" }, this.value, this.verdict), this.words),
+        h("div", { class: "card verdict-card" }, h("div", { class: "says" }, this.value, this.verdict), this.words, this.caution),
         this.panels.members, this.panels.tracks, this.panels.figures));
     this.gone = h("div", { class: "empty", hidden: true }, h("strong", {}, "There is no such stream"), h("a", { href: "#/" }, "To the wall"));
     this.element = h("section", { class: "stream-page" },
@@ -100,6 +101,7 @@ class StreamPage {
     setText(this.value, score(view.score));
     setText(this.verdict, view.live ? `${VERDICTS[view.verdict].glyph} ${VERDICTS[view.verdict].word}` : view.badge);
     setText(this.words, view.words);
+    this.caution.hidden = !(view.live && view.verdict === "real" && this.panels.hard);
     frame(this.picture, scene, { dim: !view.live || scene?.past, heat: this.heat });
     this.timeline.draw();
     this.panels.show(stream, view, this.past.members());
