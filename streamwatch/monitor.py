@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -108,12 +109,16 @@ class MonitorCounters:
         return sum(now - at <= span for at in self.analysed_at) / span
 
     def latency(self, quantile: float) -> float | None:
-        return _quantile(self.latencies, quantile)
+        if not self.latencies:
+            return None
+        ordered: Sequence[float] = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
 
     @property
     def quantiser(self) -> float | None:
         """The median: a key picture is compressed less than those between."""
-        return _quantile(self.quantisers.copy(), 0.5)  # the source's thread adds to it meanwhile
+        known = self.quantisers.copy()  # the source's thread adds to it meanwhile
+        return statistics.median(known) if known else None
 
 
 class StreamMonitor:
@@ -350,11 +355,6 @@ class StreamMonitor:
         self._services.publisher.score(verdict, scores)
         if self._services.pace is not None:
             self._services.pace.report(self.stream, verdict.verdict in (Verdict.SUSPECT, Verdict.FAKE))
-
-
-def _quantile(values: Iterable[float], quantile: float) -> float | None:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))] if ordered else None
 
 
 def drops(counters: MonitorCounters) -> Mapping[str, int]:

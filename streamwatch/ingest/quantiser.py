@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
 
-_BLOCK = ("src_x", "src_y", "w", "h", "delta_qp")
-"""The int32 members of FFmpeg's AVVideoBlockParams."""
+_DELTA = 4
+"""FFmpeg's AVVideoBlockParams is int32 src_x, src_y, w, h, delta_qp, and what later versions add."""
 
 
 def ask_quantiser(decoder: VideoCodecContext) -> None:
@@ -36,9 +36,6 @@ def quantiser(frame: VideoFrame) -> float | None:
     if not told.nb_blocks:
         return base
     # Not `qp_map`: block by block it takes many times as long, and it refuses a picture coded in fields.
-    raw = np.frombuffer(cast(Any, told), np.uint8)
-    start, size = told.blocks_offset, told.block_size
-    blocks = raw[start : start + told.nb_blocks * size].reshape(told.nb_blocks, size)
-    offset = 4 * _BLOCK.index("delta_qp")
-    deltas = np.ascontiguousarray(blocks[:, offset : offset + 4]).view(np.int32)
-    return base + float(deltas.mean())
+    words = told.block_size // 4
+    blocks = np.frombuffer(cast(Any, told), np.int32, told.nb_blocks * words, told.blocks_offset)
+    return base + float(blocks[_DELTA::words].mean())
