@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from streamwatch.domain import Image
 from streamwatch.training.faces import FaceSet
 from streamwatch.training.fakes import Reconstruct
 from streamwatch.training.losses import Batch
 from streamwatch.training.pairs import Pair, PairSettings, PairSource, make_pair
+from streamwatch.training.streamlook import erase
 
 OWN_SHARE = 0.5
 
@@ -38,7 +41,8 @@ class HostBatches:
         settings = self.settings.at_difficulty(difficulty, size)
         rows = rng.integers(0, len(self.faces), self.pairs)
         pairs = [make_pair(self.faces, int(row), rng, settings, self.reconstruct) for row in rows]
-        return to_batch(pairs, self.device)
+        erased = round(settings.erased * self.pairs)
+        return to_batch(pairs, self.device, [erase(image, rng) for pair in pairs[:erased] for image in pair.images[:2]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,14 +66,15 @@ class OwnBatches:
 def joined(first: Batch, second: Batch) -> Batch:
     """Both batches' rows, the second's after the first's."""
     rows = torch.cat((first.clean_rows, second.clean_rows + len(first.images)))
-    images, labels, masks, clean = (
-        torch.cat((getattr(first, name), getattr(second, name))) for name in ("images", "labels", "masks", "clean")
+    images, labels, masks, clean, erased = (
+        torch.cat((getattr(first, name), getattr(second, name)))
+        for name in ("images", "labels", "masks", "clean", "erased")
     )
-    return Batch(images, labels, masks, clean, rows)
+    return Batch(images, labels, masks, clean, rows, erased)
 
 
-def to_batch(pairs: list[Pair], device: str) -> Batch:
-    """Pairs as tensors: rows alternate real and fake, clean views apart."""
+def to_batch(pairs: list[Pair], device: str, erased: Sequence[Image] = ()) -> Batch:
+    """Pairs as tensors: rows alternate real and fake, clean and erased views apart."""
     images = np.concatenate([pair.images[:2] for pair in pairs])
     masks = np.stack([part for pair in pairs for part in (np.zeros_like(pair.mask), pair.mask)])
     clean_pairs = [index for index, pair in enumerate(pairs) if len(pair.images) > 2]
@@ -83,6 +88,7 @@ def to_batch(pairs: list[Pair], device: str) -> Batch:
         torch.from_numpy(masks).to(device),
         _pictures(clean, device),
         rows.to(device),
+        _pictures(np.stack(erased) if erased else empty, device),
     )
 
 

@@ -42,10 +42,10 @@ HUB = "hub"
 WIDEST_HIGHPASS = 12.0
 """Its kernel still fits the smallest input, 32 px."""
 PATHS = ("autoencoders", "own_data")
+SHARES = ("severity", "hard_negatives", "recorded", "tinted", "analogue", "erased")
 REMEMBERED = (
-    *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "severity", "hard_negatives"),
-    *("recorded", "tinted", "analogue", "easy", "freeze", "frozen_norms", "bf16", "backbone", "highpass", "sizes"),
-    *("limit", "seed", "fakes", "batch_pairs"),
+    *(*PATHS, "start_from", "pretrained", "images", "rate", "mix", "mask_weight", "neutral", *SHARES, "easy"),
+    *("freeze", "frozen_norms", "bf16", "backbone", "highpass", "sizes", "limit", "seed", "fakes", "batch_pairs"),
 )
 """What makes a training the one that it is, and is remembered with it."""
 
@@ -80,6 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recorded", type=float, help="share of pairs that were compressed before being altered")
     parser.add_argument("--tinted", type=float, help="share of pairs that got other colours")
     parser.add_argument("--analogue", type=float, help="share of pairs from film or a print (grain, dots)")
+    parser.add_argument("--erased", type=float, help="share of pairs also seen without their traces (see --neutral)")
+    parser.add_argument("--neutral", type=float, help="weight of having no verdict on a face whose traces are erased")
     parser.add_argument(
         "--easy", type=float, help="share of the length during which the fakes harden (0: no curriculum)"
     )
@@ -175,15 +177,17 @@ def recall(args: argparse.Namespace, options: Mapping[str, Any]) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """ConfigError for what no training can be made with."""
-    for name in ("severity", "hard_negatives", "recorded", "tinted", "analogue", "easy"):
+    for name in (*SHARES, "easy"):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"{name}: must be 0 to 1, got {value:g}")
     check_positive(args, "images", "rate", "minutes", "limit", "batch_pairs", "threads")
     if args.highpass is not None and not 0 <= args.highpass <= WIDEST_HIGHPASS:
         raise ConfigError(f"highpass: must be 0 to {WIDEST_HIGHPASS:g} pixels, got {args.highpass:g}")
-    if args.mask_weight is not None and not 0 <= args.mask_weight < float("inf"):
-        raise ConfigError(f"mask_weight: must be at least 0, got {args.mask_weight:g}")
+    for name in ("mask_weight", "neutral"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise ConfigError(f"{name}: must be at least 0, got {value:g}")
     if args.own_data is not None and args.batch_pairs == 1:
         raise ConfigError("batch_pairs: one pair has no half for --own-data")
     if args.start_from and args.pretrained:
@@ -225,11 +229,10 @@ def recipe_of(args: argparse.Namespace, plan: Plan, commit: str | None = None) -
     given = {"images": args.images, "rate": args.rate, "easy": args.easy, "sizes": parse_sizes(args.sizes)}
     schedule = replace(schedule, **{name: value for name, value in given.items() if value is not None})
     pairs = replace(recipe.pairs, mix=parse_mix(args.mix or "", recipe.pairs.mix))
-    changed = {name: getattr(args, name) for name in ("severity", "hard_negatives", "recorded", "tinted", "analogue")}
+    changed = {name: getattr(args, name) for name in SHARES}
     pairs = replace(pairs, **{name: value for name, value in changed.items() if value is not None})
-    losses = recipe.losses
-    if args.mask_weight is not None:
-        losses = replace(losses, mask=args.mask_weight)
+    weights = {"mask": args.mask_weight, "neutral": args.neutral}
+    losses = replace(recipe.losses, **{name: value for name, value in weights.items() if value is not None})
     seed = recipe.seed if args.seed is None else args.seed
     return replace(
         recipe,

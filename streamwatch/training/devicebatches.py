@@ -82,6 +82,7 @@ class DeviceBatches:
             torch.stack((torch.zeros_like(masks), masks), 1).flatten(0, 1),
             untouched[: 2 * count].contiguous(memory_format=torch.channels_last),
             torch.arange(2 * count, device=self.device),
+            images.new_zeros((0, *images.shape[1:])),
         )
 
     # chance

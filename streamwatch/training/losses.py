@@ -20,6 +20,7 @@ class LossWeights:
     margin: float = 0.3
     triplet: float = 0.0
     consistency: float = 0.1
+    neutral: float = 0.0
     smoothing: float = 0.05
     triplet_margin: float = 0.3
 
@@ -32,7 +33,7 @@ class Batch:
     """Rows alternate real, fake of the same face: `images` (2P, 3, S, S) in 0..1, `labels` (2P,), `masks` (2P, S, S).
 
     A mask of -1 is unknown. `clean` (2C, 3, S, S) are the uncompressed views of the rows `clean_rows` (2C,); both may
-    be empty.
+    be empty. `erased` (2E, 3, S, S), real and fake in turn, have lost what tells a fake: no verdict is the right one.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class Batch:
     masks: Tensor
     clean: Tensor
     clean_rows: Tensor
+    erased: Tensor
 
 
 def member_loss(
@@ -61,7 +63,10 @@ def member_loss(
     if weights.triplet > 0:
         terms["triplet"] = triplet_loss(features[:rows], weights.triplet_margin)
     if weights.consistency > 0 and len(batch.clean):
-        terms["consistency"] = F.smooth_l1_loss(logits[rows:], seen[batch.clean_rows])
+        terms["consistency"] = F.smooth_l1_loss(logits[rows : rows + len(batch.clean)], seen[batch.clean_rows])
+    if weights.neutral > 0 and len(batch.erased):
+        unsure = logits[rows + len(batch.clean) :]
+        terms["neutral"] = F.smooth_l1_loss(unsure, torch.zeros_like(unsure))
     total = sum((getattr(weights, name) * term for name, term in terms.items()), torch.zeros(()))
     return total, {name: float(term.detach()) for name, term in terms.items()}, seen.detach()
 
@@ -73,8 +78,9 @@ def _pairs_apart(member: MaskMember, batch: Batch, bf16: bool) -> tuple[Tensor, 
     reals, a network learns to compare instead of to judge: training looks solved (AUC .98) and a picture alone is not
     (.89). So the two of a pair never pass together, and one pass has a third of fakes, the other two thirds.
     """
-    images = torch.cat((batch.images, batch.clean))
-    row = torch.cat((torch.arange(len(batch.images), device=images.device), batch.clean_rows))
+    images = torch.cat((batch.images, batch.clean, batch.erased))
+    own = [torch.arange(len(part), device=images.device) for part in (batch.images, batch.erased)]
+    row = torch.cat((own[0], batch.clean_rows, own[1]))
     first = (row % 2 == 1) == (row // 2 % 3 == 0)
     if len(batch.images) == 2:  # statistics of a single picture are none
         first = torch.ones_like(first)

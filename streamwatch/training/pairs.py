@@ -26,7 +26,7 @@ class PairSettings:
     underwent a whole-picture operation; `clean_views` the share of pairs that also give their uncompressed view;
     `recorded` the share whose picture was compressed once before anything was altered, as footage that is manipulated
     later was; `tinted` the share whose both pictures got other colours; `analogue` the share whose picture came from
-    film or from a print."""
+    film or from a print; `erased` the share of pairs that also give a view whose traces are gone."""
 
     size: int = 224
     mix: FakeMix = DEFAULT_MIX
@@ -36,6 +36,7 @@ class PairSettings:
     recorded: float = 0.0
     tinted: float = 0.0
     analogue: float = 0.0
+    erased: float = 0.0
     h264: bool = True
 
     def at_difficulty(self, difficulty: float, size: int) -> PairSettings:

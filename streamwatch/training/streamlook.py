@@ -22,6 +22,8 @@ else:
     HAS_H264 = True
 
 SMALLEST = 80
+ERASING = (15, 35)
+"""JPEG qualities after which hardly anything tells a fake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,11 @@ def apply_look(image: Image, look: Look, size: int) -> Image:
         interpolation = cv2.INTER_AREA if seen.shape[0] > size else cv2.INTER_LINEAR
         seen = np.asarray(cv2.resize(seen, (size, size), interpolation=interpolation), np.uint8)
     return seen
+
+
+def erase(image: Image, rng: np.random.Generator) -> Image:
+    """The picture after JPEG so strong that the fine traces of an alteration are gone, and what it shows is not."""
+    return jpeg(image, int(rng.integers(ERASING[0], ERASING[1] + 1)))
 
 
 def _encode(codec: int | Shot) -> Callable[[Image], Image]:
