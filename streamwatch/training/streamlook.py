@@ -22,7 +22,7 @@ else:
     HAS_H264 = True
 
 SMALLEST = 80
-ERASING = (15, 35)
+ERASING = (10, 30)
 """JPEG qualities after which hardly anything tells a fake."""
 
 
@@ -140,7 +140,11 @@ def apply_look(image: Image, look: Look, size: int) -> Image:
 
 
 def erase(image: Image, rng: np.random.Generator) -> Image:
-    """The picture after JPEG so strong that the fine traces of an alteration are gone, and what it shows is not."""
+    """The picture from any camera and through any stream, and then after JPEG so strong that the fine traces of an
+    alteration are gone, and what it shows is not."""
+    side = image.shape[0]
+    for look in (draw_recording(rng, side), draw_look(rng, side)):
+        image = apply_look(image, look, side)
     return jpeg(image, int(rng.integers(ERASING[0], ERASING[1] + 1)))
 
 
