@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from streamwatch.training.fakes import FakeMix
 from streamwatch.training.geometry import MOUTH_SHARE
 from streamwatch.training.losses import Batch
 from streamwatch.training.pairs import PairSettings
-from streamwatch.training.streamlook import SMALLEST
+from streamwatch.training.streamlook import ERASING, SMALLEST
 
 WORK = 224
 """Side of the views that fakes are made on."""
@@ -82,7 +82,7 @@ class DeviceBatches:
             torch.stack((torch.zeros_like(masks), masks), 1).flatten(0, 1),
             untouched[: 2 * count].contiguous(memory_format=torch.channels_last),
             torch.arange(2 * count, device=self.device),
-            images.new_zeros((0, *images.shape[1:])),
+            self._erased(images[: 2 * round(settings.erased * self.pairs)], settings),
         )
 
     # chance
@@ -274,6 +274,14 @@ class DeviceBatches:
         flat = pairs.flatten(0, 1)
         seen = [self._look(part.flatten(0, 1), settings) for part in torch.split(pairs, CHUNK)]
         return torch.cat(seen), batchops.resized(flat, settings.size, settings.size)
+
+    def _erased(self, pictures: Tensor, settings: PairSettings) -> Tensor:
+        """The pictures through any stream, and then without the fine traces of an alteration (`streamlook.erase`)."""
+        if not len(pictures):
+            return pictures
+        seen = self._look(pictures, replace(settings, severity=1.0))
+        quality = self._uniform(ERASING[0], ERASING[1], len(seen))
+        return batchops.jpeg(seen, quality).contiguous(memory_format=torch.channels_last)
 
     def _look(self, pictures: Tensor, settings: PairSettings) -> Tensor:
         """A few pairs, rows alternating; one size and one draw of codecs for them, the rest for each pair."""

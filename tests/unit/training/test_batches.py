@@ -160,6 +160,25 @@ def test_masks_lie_where_the_faces_lie() -> None:
     assert not torch.equal(masks[0], masks[1])
 
 
+def test_both_ways_erase_what_tells_a_fake_and_keep_the_face() -> None:
+    """Of each of the first pairs one more view: little of what is fine in it is left, and the face is."""
+    settings = replace(PLAIN, erased=0.5)
+    on_host = HostBatches(draw_faces(8), PAIRS, settings).make(0, 96, 1.0)
+    for batch in (on_host, made(settings)):
+        assert batch.erased.shape == (PAIRS, 3, 96, 96)
+        seen = batch.images[:PAIRS]
+        fine = [pictures - batchops.blur(pictures, torch.full((PAIRS,), 1.0)) for pictures in (seen, batch.erased)]
+        assert float(fine[1].square().mean()) < 0.7 * float(fine[0].square().mean())
+        coarse = [batchops.blur(pictures, torch.full((PAIRS,), 6.0)) for pictures in (seen, batch.erased)]
+        alike = [
+            torch.corrcoef(torch.stack(views))[0, 1] for views in zip(*(c.flatten(1) for c in coarse), strict=True)
+        ]
+        assert min(alike) > 0.9
+    again = HostBatches(draw_faces(8), PAIRS, settings).make(0, 96, 1.0)
+    assert torch.equal(on_host.erased, again.erased)
+    assert len(HostBatches(draw_faces(8), PAIRS, PLAIN).make(0, 96, 1.0).erased) == 0
+
+
 class Own:
     def pair(self, rng: np.random.Generator, size: int, severity: float) -> Pair:
         pair = make_pair(draw_faces(2), 0, rng, replace(PLAIN, size=size, clean_views=1.0))

@@ -263,6 +263,8 @@ def test_a_checkpoint_without_options_goes_on_as_it_is_asked_to(
         (("--seed", "-1"), "seed: must be at least 0"),
         (("--severity", "-3"), "severity: must be 0 to 1"),
         (("--recorded", "7"), "recorded: must be 0 to 1"),
+        (("--erased", "2"), "erased: must be 0 to 1"),
+        (("--neutral", "-1"), "neutral: must be at least 0"),
         (("--mix", "swap=nan"), "mix: "),
         (("--mix", "repainted=3"), "mix: repainted"),
         (("--threads", "0"), "threads: must be above 0"),

@@ -35,6 +35,26 @@ def test_each_loss_can_be_left_out() -> None:
     assert float(total.detach()) == pytest.approx(terms["mask"])
 
 
+def test_a_face_without_traces_is_to_get_no_verdict() -> None:
+    """Whatever is said of it costs, in either direction, and nothing where the term is left out."""
+    faces = draw_faces(4)
+    pairs = [make_pair(faces, i, np.random.default_rng(i), PAIRS) for i in range(4)]
+    batch = to_batch(pairs, "cpu", [image for pair in pairs[:2] for image in pair.images[:2]])
+    network, alone = member().eval(), LossWeights(verdict=0, mask=0, margin=0, consistency=0, neutral=1)
+    head = network.head
+    assert isinstance(head, torch.nn.Linear)
+    costs = []
+    for bias in (-3.0, 0.0, 3.0):
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.constant_(head.bias, bias)
+        total, terms, _ = member_loss(network, batch, alone)
+        costs.append(float(total.detach()))
+        assert terms["neutral"] == pytest.approx(costs[-1])
+    assert costs[1] == 0 and costs[0] == pytest.approx(costs[2]) and costs[0] > 2
+    assert "neutral" not in member_loss(network, batch, LossWeights())[1]
+    assert "neutral" not in member_loss(network, to_batch(pairs, "cpu"), alone)[1]
+
+
 def test_a_picture_is_judged_without_sight_of_its_own_pair() -> None:
     """Batch normalisation would let a real picture lean on its fake, and a clean view on the other's."""
     faces, settings = draw_faces(6), replace(PAIRS, clean_views=1.0)
