@@ -188,6 +188,8 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 <= value < float("inf"):
             raise ConfigError(f"{name}: must be at least 0, got {value:g}")
+    if bool(args.erased) != bool(args.neutral):
+        raise ConfigError("erased, neutral: the share of the pairs and the weight of the term go together")
     if args.own_data is not None and args.batch_pairs == 1:
         raise ConfigError("batch_pairs: one pair has no half for --own-data")
     if args.start_from and args.pretrained:

@@ -13,7 +13,8 @@ from streamwatch.inference.members import MaskMember
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Weights of the terms; 0 leaves a term out. `smoothing` is that of the labels."""
+    """Weights of the terms; 0 leaves a term out. `smoothing` is that of the labels. `neutral` asks for a logit of 0
+    where no trace is left: what a network still says there is the recording's, and in the way of judging another."""
 
     verdict: float = 1.0
     mask: float = 1.0

@@ -265,6 +265,8 @@ def test_a_checkpoint_without_options_goes_on_as_it_is_asked_to(
         (("--recorded", "7"), "recorded: must be 0 to 1"),
         (("--erased", "2"), "erased: must be 0 to 1"),
         (("--neutral", "-1"), "neutral: must be at least 0"),
+        (("--neutral", "1"), "erased, neutral: "),
+        (("--erased", "0.5", "--neutral", "0"), "erased, neutral: "),
         (("--mix", "swap=nan"), "mix: "),
         (("--mix", "repainted=3"), "mix: repainted"),
         (("--threads", "0"), "threads: must be above 0"),
