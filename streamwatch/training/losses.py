@@ -52,7 +52,8 @@ def member_loss(
     that follows in float32."""
     rows = len(batch.images)
     features, mask, logits = _pairs_apart(member, batch, bf16)
-    seen, seen_mask = logits[:rows], mask[:rows]
+    seen, clean, erased = torch.split(logits, [rows, len(batch.clean), len(batch.erased)])
+    seen_mask = mask[:rows]
     target = batch.labels * (1 - weights.smoothing) + 0.5 * weights.smoothing
     patches = F.adaptive_avg_pool2d(batch.masks[:, None], (seen_mask.shape[-2], seen_mask.shape[-1]))[:, 0]
     known = patches >= 0
@@ -63,11 +64,10 @@ def member_loss(
     }
     if weights.triplet > 0:
         terms["triplet"] = triplet_loss(features[:rows], weights.triplet_margin)
-    if weights.consistency > 0 and len(batch.clean):
-        terms["consistency"] = F.smooth_l1_loss(logits[rows : rows + len(batch.clean)], seen[batch.clean_rows])
-    if weights.neutral > 0 and len(batch.erased):
-        unsure = logits[rows + len(batch.clean) :]
-        terms["neutral"] = F.smooth_l1_loss(unsure, torch.zeros_like(unsure))
+    if weights.consistency > 0 and len(clean):
+        terms["consistency"] = F.smooth_l1_loss(clean, seen[batch.clean_rows])
+    if weights.neutral > 0 and len(erased):
+        terms["neutral"] = F.smooth_l1_loss(erased, torch.zeros_like(erased))
     total = sum((getattr(weights, name) * term for name, term in terms.items()), torch.zeros(()))
     return total, {name: float(term.detach()) for name, term in terms.items()}, seen.detach()
 
@@ -80,8 +80,8 @@ def _pairs_apart(member: MaskMember, batch: Batch, bf16: bool) -> tuple[Tensor, 
     (.89). So the two of a pair never pass together, and one pass has a third of fakes, the other two thirds.
     """
     images = torch.cat((batch.images, batch.clean, batch.erased))
-    own = [torch.arange(len(part), device=images.device) for part in (batch.images, batch.erased)]
-    row = torch.cat((own[0], batch.clean_rows, own[1]))
+    seen, erased = (torch.arange(len(part), device=images.device) for part in (batch.images, batch.erased))
+    row = torch.cat((seen, batch.clean_rows, erased))
     first = (row % 2 == 1) == (row // 2 % 3 == 0)
     if len(batch.images) == 2:  # statistics of a single picture are none
         first = torch.ones_like(first)

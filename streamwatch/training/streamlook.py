@@ -23,7 +23,7 @@ else:
 
 SMALLEST = 80
 ERASING = (10, 30)
-"""JPEG qualities after which hardly anything tells a fake."""
+"""JPEG qualities that leave little of what is fine in a picture."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def test_masks_lie_where_the_faces_lie() -> None:
     assert not torch.equal(masks[0], masks[1])
 
 
-def test_both_ways_erase_what_tells_a_fake_and_keep_the_face() -> None:
+def test_both_ways_erase_what_is_fine_and_keep_the_face() -> None:
     """Of each of the first pairs one more view: little of what is fine in it is left, and the face is."""
     settings = replace(PLAIN, erased=0.5)
     on_host = HostBatches(draw_faces(8), PAIRS, settings).make(0, 96, 1.0)
