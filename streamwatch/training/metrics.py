@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,18 +54,42 @@ def grouped_auc(
 ) -> Interval:
     """AUC with a percentile bootstrap that draws whole groups: clips that share footage are not independent."""
     truth, values = np.asarray(labels), np.asarray(scores, np.float64)
+    return _resampled(lambda rows: auc(truth[rows], values[rows]), truth, groups, rounds, seed)
+
+
+def auc_gain(
+    labels: Sequence[int],
+    scores: npt.ArrayLike,
+    others: npt.ArrayLike,
+    groups: Sequence[str],
+    rounds: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """How much higher the AUC of `scores` is than that of `others`, both on the same draws of whole groups."""
+    truth, values, before = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(others, np.float64)
+    return _resampled(
+        lambda rows: auc(truth[rows], values[rows]) - auc(truth[rows], before[rows]), truth, groups, rounds, seed
+    )
+
+
+def _resampled(
+    figure: Callable[[npt.NDArray[np.int64]], float],
+    truth: npt.NDArray[np.int64],
+    groups: Sequence[str],
+    rounds: int,
+    seed: int,
+) -> Interval:
     names = np.asarray(groups)
+    everything = np.arange(len(truth))
     kinds = (len(set(names[truth == 0].tolist())), len(set(names[truth == 1].tolist())))
     if min(kinds) < FEWEST_GROUPS:
-        return Interval(auc(truth, values), groups=kinds)
+        return Interval(figure(everything), groups=kinds)
     members = [np.flatnonzero(names == name) for name in sorted(set(groups))]
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(rounds):
-        rows = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        drawn.append(auc(truth[rows], values[rows]))
+    draws = (rng.integers(0, len(members), len(members)) for _ in range(rounds))
+    drawn = [figure(np.concatenate([members[i] for i in draw])) for draw in draws]
     low, high = np.nanpercentile(drawn, (2.5, 97.5)) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return Interval(auc(truth, values), float(low), float(high), kinds)
+    return Interval(figure(everything), float(low), float(high), kinds)
 
 
 def sigmoid(logits: npt.ArrayLike) -> Doubles:

@@ -7,16 +7,18 @@ import json
 import math
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from skimage import data
 
-from streamwatch.errors import ConfigError, StreamWatchError
-from streamwatch.training import calibrate, cards, evaluate, prepare
+from streamwatch.errors import StreamWatchError
+from streamwatch.training import calibrate, candidates, cards, evaluate, prepare
 from tests.fakes.people import people
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -82,6 +84,48 @@ def test_own_data_from_labels_to_cards(own: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.timeout(240)
+def test_a_set_of_candidates_has_the_figures_that_it_has_once_it_is_a_set(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(prepare, monkeypatch, own / "faces", "--val-share", "1", "--force")
+    weights = Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
+    few = ("--data-dir", own, "--pairs", 4, "--rate", 1, "--threads", 1, "--cache", tmp_path / "cache")
+    names = [member["name"] for member in bundled(weights)["members"]]
+    looks = [member["name"] + "'" * member["architecture"]["mirrored"] for member in bundled(weights)["members"]]
+    networks = [f"{name}={weights}:{name}" for name in names]
+    asked = (*networks, *few, "--half", "all", "--recode", 40, "--sets", looks[0], ",".join(looks), "--of", 4)
+    command(candidates, monkeypatch, *asked)
+    tables = tables_in(capsys.readouterr().out)
+    assert len(list((tmp_path / "cache").glob("look_*"))) == 4 * 8  # two looks of four networks, four kinds of pictures
+    command(candidates, monkeypatch, *asked)
+    assert tables_in(capsys.readouterr().out) == tables
+    assert [len(rows) for rows in tables] == [8, 2, 16]
+    found = tables[1][1]
+    command(calibrate, monkeypatch, "--weights", weights, *few)
+    command(evaluate, monkeypatch, "--weights", weights, "--half", "all", "--output", tmp_path / "out", *few)
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert found["set"] == ", ".join(looks)
+    assert float(found["threshold"]) == pytest.approx(bundled(weights)["threshold"], abs=1e-3)
+    assert float(found["held-out"]) == pytest.approx(figures["held_out_pseudo_fakes"]["auc"], abs=1e-3)
+    assert float(found["clips"].split()[0]) == pytest.approx(figures["clips"]["pooled"]["value"], abs=1e-3)
+    assert found["fakes over"] == figures["clips"]["fakes_over_threshold"]
+    assert figures["clips"]["false_alarms"].split()[0] == found["false alarms"]
+
+
+def tables_in(text: str) -> list[list[dict[str, str]]]:
+    """Markdown's, row by row."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    starts = [index - 1 for index, cells in enumerate(rows) if cells[0] == "---"]
+    parts = [rows[start:end] for start, end in pairwise([*starts, len(rows)])]
+    return [[dict(zip(heads, cells, strict=True)) for cells in body] for heads, _, *body in parts]
+
+
+def bundled(weights: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((weights / "manifest.json").read_text())["sets"]["bundled"]
+    return record
+
+
+@pytest.mark.timeout(240)
 def test_faces_alone_can_be_measured(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of portraits without clips, as `train prepare` leaves it."""
     command(prepare, monkeypatch, own / "faces", "--val-share", "1", "--force")
@@ -99,12 +143,21 @@ def test_faces_alone_can_be_measured(own: Path, tmp_path: Path, monkeypatch: pyt
         (evaluate, ("--data-dir", "x", "--recode", "28"), "--recode is for clips"),
         (calibrate, ("--data-dir", "x", "--false-alarms", "1.5"), "--false-alarms of 0 to 1"),
         (calibrate, ("--data-dir", "x", "--pairs", "0"), "--pairs of at least 1"),
+        (candidates, ("A=weights:ViT", "--data-dir", "x", "--recode", "60"), "--recode of 0 to 51"),
+        (candidates, ("A=weights", "--data-dir", "x"), "has no member A"),
+        (candidates, ("A", "--data-dir", "x"), "networks: 'A' is not NAME=CHECKPOINT"),
+        (candidates, ("A=x.pt@640", "--data-dir", "x"), "at most 224"),
+        (candidates, ("A=pyproject.toml", "--data-dir", "x"), "neither a checkpoint"),
+        (candidates, ("A=weights:ViT", "A=weights:ViTST", "--data-dir", "x"), "given twice"),
+        (candidates, ("A=weights:ViT", "--data-dir", "x", "--sets", "A,B"), "there are A, A'"),
+        (candidates, ("A=weights:ViT", "--data-dir", "x"), "no clips to measure on"),
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(
     module: ModuleType, words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    monkeypatch.chdir(WEIGHTS.parent)
+    with pytest.raises(StreamWatchError, match=said):
         command(module, monkeypatch, *words)
 
 
