@@ -242,7 +242,7 @@ async def test_a_command_gets_the_alert_and_is_killed_when_late(history: History
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # Apprise's own import
 async def test_apprise_and_alertmanager_reach_their_receivers(history: History, receiver: Receiver) -> None:
-    pytest.importorskip("apprise")
+    pytest.importorskip("apprise", reason="needs the extra `notify`")
     host = receiver.url.removeprefix("http://")
     sinks = {
         "chat": {"kind": "apprise", "url": f"json://{host}"},

@@ -45,6 +45,12 @@ def test_rules_and_configuration_are_valid_and_the_rules_do_as_they_should() -> 
     run(amtool, "check-config", RULES.with_name("alertmanager.yml"))
 
 
+def test_the_page_and_the_rule_call_the_same_compression_hard() -> None:
+    page = (CONFIG.parent / "streamwatch" / "server" / "dashboard" / "js" / "panels.js").read_text()
+    said, asked = re.search(r"const HARD = (\d+);", page), re.search(r"quantiser\[\d+m\]\) > (\d+)", RULES.read_text())
+    assert said is not None and asked is not None and said[1] == asked[1]
+
+
 def test_the_documented_false_alarm_rate_counts_the_streams_that_are_there(tmp_path: Path) -> None:
     """A month of an hour's scores an hour: the lobby with 72 false alarms, a stream that is gone, and a canary."""
     (promtool,) = prometheus("promtool")
