@@ -81,8 +81,8 @@ class Figures:
     wrong: tuple[int, int]
     alarms: int
     threshold: float
-    logits: Floats
-    """Each clip's, as they are."""
+    logits: Mapping[str, Floats]
+    """Each clip's, by compression."""
 
 
 def parse_candidate(text: str) -> Candidate:
@@ -189,8 +189,19 @@ def measure(views: Views, names: Sequence[str], rate: float) -> Figures:
         _reaching(plain, 0, limit),
         false_alarms(plain, limit).count,
         calibration.threshold,
-        np.array([clip.logit for clip in plain], np.float32),
+        {kind: np.array([clip.logit for clip in clips], np.float32) for kind, clips in settled.items()},
     )
+
+
+def merit(figures: Figures, views: Views) -> float:
+    """What sets are ordered by: the AUC of held-out fakes, and the mean over all compressions of that of the clips that
+
+    calibrate, weighing the same."""
+    clips = []
+    for kind, scored in views.clips.items():
+        rows = [index for index, clip in enumerate(scored) if clip.clip.group in views.choose]
+        clips.append(auc([scored[index].clip.label for index in rows], figures.logits[kind][rows]))
+    return 0.5 * (figures.held_out + float(np.mean(clips)))
 
 
 def _columns(clip: ScoredClip, columns: Sequence[int]) -> ScoredClip:
@@ -252,7 +263,8 @@ def table(figures: Sequence[Figures], clips: Sequence[ScoredClip], reference: Fi
         cells += [f"{count} of {of}" for count, of in (one.over[kinds[0]], one.wrong)]
         cells += [str(one.alarms), f"{one.threshold:.3f}"] + [str(one.over[kind][0]) for kind in kinds[1:]]
         if reference:
-            cells.append(str(auc_gain(labels, one.logits, reference.logits, groups)) if one is not reference else "")
+            gain = auc_gain(labels, one.logits[kinds[0]], reference.logits[kinds[0]], groups)
+            cells.append(str(gain) if one is not reference else "")
         lines.append(_row(cells))
     return "\n".join(lines)
 
@@ -301,9 +313,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n" + table(sets, clips, sets[0]))
     if args.of:
         sets = [measure(views, one, args.false_alarms) for one in track(sets_of(names, args.of), "sets")]
-        rows = [index for index, clip in enumerate(clips) if clip.clip.group in views.choose]
-        labels = [clips[index].clip.label for index in rows]
-        sets.sort(key=lambda one: one.held_out + auc(labels, one.logits[rows]), reverse=True)
+        sets.sort(key=lambda one: merit(one, views), reverse=True)
         print(f"\nOf {len(sets)} sets, by held-out fakes and the clips that calibrate:\n")
         print(table(sets[: args.best], clips))
     return 0
