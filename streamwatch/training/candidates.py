@@ -43,7 +43,9 @@ CROP_SIDE = 224
 
 
 class Candidate(NamedTuple):
-    """A network's name, its checkpoint or DIRECTORY:MEMBER, and its input in pixels (0: what it was trained on)."""
+    """A network's name, its checkpoint or DIRECTORY:MEMBER, and its input in pixels (0: what that place says; a checkpoint
+
+    says the role's default, whatever sizes it was trained at)."""
 
     name: str
     place: str
