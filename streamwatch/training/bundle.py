@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ def load_checkpoint(path: Path) -> MaskMember:
 def _read_checkpoint(path: Path) -> tuple[MaskMember, Mapping[str, Any]]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        member = new_member(MemberSpec.from_dict(saved["spec"]))
+        spec = MemberSpec.from_dict(saved["spec"])
+        # What it ended at. The spec has its role's default, which has been taken for it, and costs or gains unseen.
+        _, _, size = (saved.get("options", {}).get("sizes") or "").rpartition(":")
+        member = new_member(replace(spec, input_size=int(size or spec.input_size)))
         member.load_state_dict(saved["ema"])
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsCorrupt(f"{path}: is not a checkpoint of a member: {error}") from error

@@ -43,9 +43,7 @@ CROP_SIDE = 224
 
 
 class Candidate(NamedTuple):
-    """A network's name, its checkpoint or DIRECTORY:MEMBER, and its input in pixels (0: what that place says; a checkpoint
-
-    says the role's default, whatever sizes it was trained at)."""
+    """A network's name, its checkpoint or DIRECTORY:MEMBER, and its input in pixels (0: what its training ended at)."""
 
     name: str
     place: str

@@ -21,7 +21,7 @@ from streamwatch.errors import ConfigError
 from streamwatch.inference.members import MaskMember, MemberSpec
 from streamwatch.training import command, export
 from streamwatch.training.batches import HostBatches
-from streamwatch.training.bundle import load_checkpoint, new_member
+from streamwatch.training.bundle import load_checkpoint, new_member, open_network
 from streamwatch.training.faces import FaceSet, save_pack
 from streamwatch.training.fakes import FakeMix
 from streamwatch.training.geometry import FaceGeometry
@@ -232,6 +232,17 @@ def test_a_start_brings_its_network_and_its_input(tmp_path: Path) -> None:
     command.run(asked(tmp_path, *other, "--folder", tmp_path / "other"))
     spec = torch.load(tmp_path / "other" / "checkpoint.pt", weights_only=True)["spec"]
     assert (spec["backbone"], spec["highpass"]) == ("test_resnet", 0.0)
+
+
+def test_a_network_looks_at_the_size_that_its_training_ends_with(tmp_path: Path) -> None:
+    words = [word if word != "0:64" else "0:96,0.5:64" for word in FIRST]
+    command.run(asked(tmp_path, *words, "--minutes", 1e-6))
+    opened = open_network(str(tmp_path / "run" / "checkpoint.pt"))
+    assert opened is not None and opened[0].spec.input_size == 64 != plan_of("ViT").spec.input_size
+    bare = start_saved()
+    torch.save(bare, tmp_path / "bare.pt")
+    opened = open_network(str(tmp_path / "bare.pt"))
+    assert opened is not None and opened[0].spec.input_size == bare["spec"]["input_size"]
 
 
 def start_saved() -> dict[str, Any]:
