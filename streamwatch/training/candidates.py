@@ -108,6 +108,8 @@ def open_looks(candidate: Candidate) -> dict[str, MaskMember]:
     for mark in ("", MIRRORED):
         spec = opened[0].spec
         spec = replace(spec, mirrored=bool(mark), input_size=candidate.pixels or spec.input_size)
+        if spec.input_size > CROP_SIDE:
+            raise ConfigError(f"networks: {candidate.name} looks at {spec.input_size} px, and crops have {CROP_SIDE}")
         looks[candidate.name + mark] = _with_spec(opened[0], spec)
     return looks
 
@@ -297,6 +299,9 @@ def run(args: argparse.Namespace) -> int:
     cv2.setNumThreads(args.threads)
     if args.pairs < 1 or args.rate <= 0 or not all(0 <= crf <= 51 for crf in args.recode):
         raise ConfigError("candidates: needs --pairs of at least 1, --rate above 0, and --recode of 0 to 51")
+    if not 0 <= args.of <= len(args.networks) or args.best < 1 or not 0 <= args.false_alarms < 1:
+        limits = f"--of 0 to {len(args.networks)}, the networks, --best at least 1, --false-alarms 0 to 1"
+        raise ConfigError(f"candidates: needs {limits}")
     candidates = [parse_candidate(text) for text in args.networks]
     looks: dict[str, MaskMember] = {}
     for candidate in candidates:

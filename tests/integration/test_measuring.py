@@ -144,6 +144,7 @@ def test_faces_alone_can_be_measured(own: Path, tmp_path: Path, monkeypatch: pyt
         (calibrate, ("--data-dir", "x", "--false-alarms", "1.5"), "--false-alarms of 0 to 1"),
         (calibrate, ("--data-dir", "x", "--pairs", "0"), "--pairs of at least 1"),
         (candidates, ("A=weights:ViT", "--data-dir", "x", "--recode", "60"), "--recode of 0 to 51"),
+        (candidates, ("A=weights:ViT", "--data-dir", "x", "--of", "2"), "--of 0 to 1"),
         (candidates, ("A=weights", "--data-dir", "x"), "has no member A"),
         (candidates, ("A", "--data-dir", "x"), "networks: 'A' is not NAME=CHECKPOINT"),
         (candidates, ("A=x.pt@640", "--data-dir", "x"), "at most 224"),

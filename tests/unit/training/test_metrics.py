@@ -5,6 +5,7 @@ import pytest
 
 from streamwatch.training.metrics import (
     auc,
+    auc_gain,
     expected_calibration_error,
     fit_temperature,
     grouped_auc,
@@ -52,6 +53,20 @@ def test_the_interval_is_wider_for_fewer_groups() -> None:
     assert many.value == few.value
     copies = grouped_auc(labels * 4, scores * 4, [str(i // 2) for i in range(200)] * 4, rounds=300)
     assert copies.high - copies.low == pytest.approx(many.high - many.low, rel=0.25)  # copies are no evidence
+
+
+def test_a_gain_is_drawn_for_both_at_once() -> None:
+    """Two scores that share their noise differ by less than either's interval is wide."""
+    rng = np.random.default_rng(5)
+    labels = [0, 1] * 40
+    groups = [f"g{i // 2}" for i in range(80)]
+    worse = np.array(labels) + rng.normal(0, 1.0, 80)
+    better = worse + 0.3 * np.array(labels)
+    gain, alone = auc_gain(labels, better, worse, groups), grouped_auc(labels, better.tolist(), groups)
+    assert gain.value == pytest.approx(auc(labels, better) - auc(labels, worse)) and gain.low > 0
+    assert gain.high - gain.low < 0.5 * (alone.high - alone.low)
+    same = auc_gain(labels, worse, worse, groups)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
 def test_temperature_recovers_the_scale_of_overconfident_logits() -> None:
